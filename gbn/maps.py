@@ -1,0 +1,441 @@
+"""Structured linear maps: the Jacobians of ops, and the weights of linear-Gaussian CPDs.
+
+A map sends an array of its parent's full shape to one of its child's full shape (the sample axis included, as the
+arrays of the network carry it)::
+
+    push(v)     J v      shape: (*lead, *in_shape)  -> (*lead, *out_shape)
+    pull(g)     Jᵀ g     shape: (*lead, *out_shape) -> (*lead, *in_shape)
+
+Any leading axes are carried along, so that many vectors travel in one call.  When the parent is shared by the samples
+(a weight) its ``in_shape`` has no sample axis, and ``pull`` sums over the samples.  Maps never store the dense matrix;
+``dense()`` builds it for tests and small examples.  Results may share memory with the argument: treat them as read-only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gbn import arrays
+
+__all__ = [
+    "Adjoint",
+    "Chain",
+    "Contraction",
+    "Convolution",
+    "Diagonal",
+    "LinearMap",
+    "Permute",
+    "Reshape",
+    "Rowwise",
+    "Select",
+    "Slice",
+    "WindowSelect",
+    "WindowSum",
+]
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+
+
+class LinearMap:
+    """A linear map between two arrays; subclasses give ``push``, ``pull`` and ``squared``."""
+
+    in_shape: Shape
+    out_shape: Shape
+
+    def push(self, v: Array) -> Array:
+        """J v.  Shape: (*lead, *in_shape) -> (*lead, *out_shape)."""
+        raise NotImplementedError
+
+    def pull(self, g: Array) -> Array:
+        """Jᵀ g.  Shape: (*lead, *out_shape) -> (*lead, *in_shape)."""
+        raise NotImplementedError
+
+    def squared(self) -> LinearMap:
+        """The map whose matrix has this one's entries squared: it carries independent variances."""
+        raise NotImplementedError
+
+    def blocks(self, dtype: Any = np.float64) -> Array:
+        """Jacobians sample by sample.  Shape: (1 or samples, out, in); 1 where every sample has the same.
+
+        Both sides carry the samples on axis 0, and the op does not mix them.
+        """
+        samples, event = self.out_shape[0], self.out_shape[1:]
+        size = math.prod(event)
+        unit = np.eye(size, dtype=dtype).reshape(size, 1, *event)
+        rows = self.pull(np.broadcast_to(unit, (size, samples, *event)))
+        return np.moveaxis(rows.reshape(size, samples, -1), 0, 1)
+
+    def dense(self, dtype: Any = np.float64) -> Array:
+        """The whole matrix, samples included, for tests.  Shape: (prod(out_shape), prod(in_shape))."""
+        size = math.prod(self.in_shape)
+        columns = self.push(np.eye(size, dtype=dtype).reshape(size, *self.in_shape))
+        return columns.reshape(size, -1).T
+
+
+def _lead(v: Array, shape: Shape) -> Shape:
+    return v.shape[: v.ndim - len(shape)]
+
+
+@dataclass(frozen=True, eq=False)
+class Adjoint(LinearMap):
+    """Another map read backwards: broadcasting becomes a sum, slicing becomes zero padding."""
+
+    inner: LinearMap
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        return self.inner.out_shape
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return self.inner.in_shape
+
+    def push(self, v: Array) -> Array:
+        return self.inner.pull(v)
+
+    def pull(self, g: Array) -> Array:
+        return self.inner.push(g)
+
+    def squared(self) -> LinearMap:
+        return Adjoint(self.inner.squared())
+
+
+@dataclass(frozen=True, eq=False)
+class Chain(LinearMap):
+    """Maps one after the other, the first applied first.
+
+    ``squared`` is the chain of the squares, which is right where at most one path joins an input to an output entry:
+    chain only so (a selection or a diagonal with anything).
+    """
+
+    maps: tuple[LinearMap, ...]
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        return self.maps[0].in_shape
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return self.maps[-1].out_shape
+
+    def push(self, v: Array) -> Array:
+        for map_ in self.maps:
+            v = map_.push(v)
+        return v
+
+    def pull(self, g: Array) -> Array:
+        for map_ in reversed(self.maps):
+            g = map_.pull(g)
+        return g
+
+    def squared(self) -> LinearMap:
+        return Chain(tuple(map_.squared() for map_ in self.maps))
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape(LinearMap):
+    """The same entries in another shape."""
+
+    in_shape: Shape
+    out_shape: Shape
+
+    def push(self, v: Array) -> Array:
+        return v.reshape(_lead(v, self.in_shape) + self.out_shape)
+
+    def pull(self, g: Array) -> Array:
+        return g.reshape(_lead(g, self.out_shape) + self.in_shape)
+
+    def squared(self) -> LinearMap:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Permute(LinearMap):
+    """Axes in another order: axis k of the output is axis ``perm[k]`` of the input."""
+
+    in_shape: Shape
+    perm: tuple[int, ...]
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return tuple(self.in_shape[axis] for axis in self.perm)
+
+    def _apply(self, v: Array, perm: Sequence[int]) -> Array:
+        lead = v.ndim - len(perm)
+        return v.transpose(*range(lead), *(lead + axis for axis in perm))
+
+    def push(self, v: Array) -> Array:
+        return self._apply(v, self.perm)
+
+    def pull(self, g: Array) -> Array:
+        return self._apply(g, np.argsort(self.perm).tolist())
+
+    def squared(self) -> LinearMap:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Slice(LinearMap):
+    """A rectangular part (one ``slice`` an axis); its adjoint pads with zeros."""
+
+    in_shape: Shape
+    slices: tuple[slice, ...]
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return tuple(
+            len(range(*part.indices(size))) for part, size in zip(self.slices, self.in_shape, strict=True)
+        )
+
+    def push(self, v: Array) -> Array:
+        return v[(..., *self.slices)]
+
+    def pull(self, g: Array) -> Array:
+        out = np.zeros(_lead(g, self.out_shape) + self.in_shape, g.dtype)
+        out[(..., *self.slices)] = g
+        return out
+
+    def squared(self) -> LinearMap:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Select(LinearMap):
+    """Gather: output entry k is input entry ``index[k]`` (flat positions); its adjoint scatters and adds."""
+
+    in_shape: Shape
+    index: Array
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return self.index.shape
+
+    def push(self, v: Array) -> Array:
+        return v.reshape(*_lead(v, self.in_shape), -1)[..., self.index]
+
+    def pull(self, g: Array) -> Array:
+        lead = _lead(g, self.out_shape)
+        out = np.zeros((*lead, math.prod(self.in_shape)), g.dtype)
+        np.add.at(out, (..., self.index), g)
+        return out.reshape(lead + self.in_shape)
+
+    def squared(self) -> LinearMap:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Diagonal(LinearMap):
+    """Entry-wise factors, after numpy broadcasting of the input to ``out_shape``: y = d ⊙ broadcast(v).
+
+    ``factor`` broadcasts to ``out_shape``.  ``view``: the shape that the input takes before broadcasting, where that is
+    not its own (a channel vector against an image: (C, 1, 1)).
+    """
+
+    factor: Array | float
+    in_shape: Shape
+    out_shape: Shape
+    view: Shape | None = None
+
+    def push(self, v: Array) -> Array:
+        lead = _lead(v, self.in_shape)
+        if self.in_shape == self.out_shape:
+            return self._scale(v)
+        view = self.in_shape if self.view is None else self.view
+        ones = (1,) * (len(self.out_shape) - len(view))
+        v = self._scale(v.reshape(*lead, *ones, *view))
+        return np.broadcast_to(v, lead + self.out_shape)
+
+    def pull(self, g: Array) -> Array:
+        scaled = self._scale(g)
+        if self.in_shape == self.out_shape:
+            return scaled
+        lead = _lead(g, self.out_shape)
+        view = self.in_shape if self.view is None else self.view
+        return arrays.unbroadcast(scaled, view, len(lead)).reshape(lead + self.in_shape)
+
+    def _scale(self, v: Array) -> Array:
+        return v if isinstance(self.factor, float) and self.factor == 1.0 else v * self.factor
+
+    def squared(self) -> LinearMap:
+        return Diagonal(self.factor * self.factor, self.in_shape, self.out_shape, self.view)
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction(LinearMap):
+    """Matrix product with a fixed factor, batched as ``np.matmul`` batches.
+
+    side="left":  y = v @ fixed   (the variable stands left of the fixed factor)
+    side="right": y = fixed @ v
+    ``transposed``: the variable is stored with its last two axes exchanged (Gemm's transA, transB).
+    All factors have at least two axes.
+    """
+
+    fixed: Array
+    side: str
+    in_shape: Shape
+    out_shape: Shape
+    transposed: bool = False
+
+    def push(self, v: Array) -> Array:
+        lead = _lead(v, self.in_shape)
+        if self.transposed:
+            v = v.swapaxes(-1, -2)
+        if self.side == "left":
+            return _matmul(self._align(v, lead), self.fixed).reshape(lead + self.out_shape)
+        return np.matmul(self.fixed, self._align(v, lead))
+
+    def _align(self, v: Array, lead: Shape) -> Array:
+        """Missing batch axes of the variable are put between the leading axes and its own."""
+        missing = max(len(self.out_shape), self.fixed.ndim) - len(self.in_shape)
+        return v.reshape(lead + (1,) * missing + v.shape[len(lead) :]) if lead and missing > 0 else v
+
+    def pull(self, g: Array) -> Array:
+        lead = _lead(g, self.out_shape)
+        fixed = self.fixed
+        if self.side == "right" and len(self.in_shape) == 2 and fixed.ndim > 2:
+            # One product over all rows, not one per batch entry followed by a sum.
+            g = g.reshape(*lead, -1, g.shape[-1]) if g.ndim == len(lead) + fixed.ndim else g
+            fixed = fixed.reshape(-1, fixed.shape[-1])
+        if self.side == "left":
+            out = _matmul(g, fixed.swapaxes(-1, -2))
+            out = out.swapaxes(-1, -2) if self.transposed else out
+        elif self.transposed:
+            out = np.matmul(g.swapaxes(-1, -2), fixed)
+        else:
+            out = np.matmul(fixed.swapaxes(-1, -2), g)
+        if out.shape == lead + self.in_shape:
+            return out
+        return arrays.unbroadcast(out, self.in_shape, len(lead))
+
+    def squared(self) -> LinearMap:
+        return Contraction(self.fixed**2, self.side, self.in_shape, self.out_shape, self.transposed)
+
+    def blocks(self, dtype: Any = np.float64) -> Array:
+        plain = self.side == "left" and not self.transposed and self.fixed.ndim == 2 and len(self.in_shape) == 2
+        return self.fixed.T[None] if plain else super().blocks(dtype)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    """a @ b as one product when b is a single matrix."""
+    if b.ndim == 2 and a.ndim > 2:
+        return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[-1])
+    return np.matmul(a, b)
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(LinearMap):
+    """Cross-correlation as ONNX ``Conv`` defines it, linear in the image or in the kernel, the other one fixed.
+
+    variable="input":  y = conv(v, fixed);   variable="weight": y = conv(fixed, v).
+    ``geometry``: strides, dilations, pads (begins then ends), groups.
+    """
+
+    fixed: Array
+    variable: str
+    in_shape: Shape
+    out_shape: Shape
+    geometry: dict[str, Any]
+
+    def push(self, v: Array) -> Array:
+        lead = _lead(v, self.in_shape)
+        if self.variable == "input":
+            out = arrays.convolve(v.reshape(-1, *self.in_shape[1:]), self.fixed, **self.geometry)
+            return out.reshape(lead + self.out_shape)
+        kernels = v.reshape(-1, *self.in_shape)
+        out = np.stack([arrays.convolve(self.fixed, kernel, **self.geometry) for kernel in kernels])
+        return out.reshape(lead + self.out_shape)
+
+    def pull(self, g: Array) -> Array:
+        lead = _lead(g, self.out_shape)
+        if self.variable == "input":
+            g = g if not lead else g.reshape(-1, *self.out_shape[1:])
+            shape = (g.shape[0], *self.in_shape[1:])
+            out = arrays.convolve_pull_input(g, self.fixed, shape, **self.geometry)
+            return out if not lead else out.reshape(lead + self.in_shape)
+        return arrays.convolve_pull_weight(g, self.fixed, self.in_shape[2:], **self.geometry)
+
+    def squared(self) -> LinearMap:
+        return Convolution(self.fixed**2, self.variable, self.in_shape, self.out_shape, self.geometry)
+
+
+@dataclass(frozen=True, eq=False)
+class WindowSum(LinearMap):
+    """Sums over sliding windows; padding counts as zero.  ``geometry``: kernel, strides, dilations, pads."""
+
+    in_shape: Shape
+    out_shape: Shape
+    geometry: dict[str, Any]
+    ceil_mode: bool = False
+
+    def push(self, v: Array) -> Array:
+        return arrays.window_sum(v, ceil_mode=self.ceil_mode, **self.geometry)
+
+    def pull(self, g: Array) -> Array:
+        return arrays.window_scatter(g, self.in_shape, **self.geometry)
+
+    def squared(self) -> LinearMap:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class WindowSelect(LinearMap):
+    """One entry of each sliding window: the tap recorded in ``index`` (max pooling at its operating point)."""
+
+    index: Array
+    in_shape: Shape
+    geometry: dict[str, Any]
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return self.index.shape
+
+    def push(self, v: Array) -> Array:
+        return arrays.pool_select(v, self.index, **self.geometry)
+
+    def pull(self, g: Array) -> Array:
+        return arrays.pool_scatter(g, self.index, self.in_shape, **self.geometry)
+
+    def squared(self) -> LinearMap:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Rowwise(LinearMap):
+    """Diagonal plus low rank along some axes: y = d ⊙ v + Σ_r u_r Σ_axes (w_r ⊙ v), input and output of one shape.
+
+    Softmax, log-softmax and layer normalisation have Jacobians of this form, and so have their squares.
+    ``terms``: pairs (u_r, w_r), each broadcasting to ``in_shape``; ``axes`` are negative.
+    """
+
+    diagonal: Array | float
+    terms: tuple[tuple[Array | float, Array | float], ...]
+    axes: tuple[int, ...]
+    in_shape: Shape
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return self.in_shape
+
+    def _apply(self, v: Array, terms: Sequence[tuple[Array | float, Array | float]]) -> Array:
+        out = self.diagonal * v
+        for u, w in terms:
+            out = out + u * (w * v).sum(axis=self.axes, keepdims=True)
+        return out
+
+    def push(self, v: Array) -> Array:
+        return self._apply(v, self.terms)
+
+    def pull(self, g: Array) -> Array:
+        return self._apply(g, [(w, u) for u, w in self.terms])
+
+    def squared(self) -> LinearMap:
+        crossed = sum((2 * u * w for u, w in self.terms), start=self.diagonal)
+        pairs = tuple((u * s, w * t) for u, w in self.terms for s, t in self.terms)
+        return Rowwise(self.diagonal * crossed, pairs, self.axes, self.in_shape)
+
