@@ -1,0 +1,128 @@
+"""Limited-memory BFGS for many small problems side by side, each with its own state, step and stopping.
+
+The two-loop recursion and the sufficient-decrease condition are those of Nocedal & Wright, *Numerical Optimization*
+(2nd ed.), algorithms 7.4 and 3.1; here every scalar of theirs is a vector over problems.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+__all__ = ["LBFGS"]
+
+Array = np.ndarray[Any, Any]
+Objective = Callable[[Array], tuple[Array, Array]]
+
+_MEMORY = 10
+_DECREASE = 1e-4
+_TRIALS = 20
+
+
+class LBFGS:
+    """Minimise f_n(z_n) for n = 1..N.
+
+    Args:
+        objective: points, shape (N, dim) -> values (N,) and gradients (N, dim).
+        start: shape (N, dim).
+        tol: a problem is done when its gradient norm is at most ``tol`` times that at the start.
+
+    Attributes:
+        point, value, gradient: the best so far, by problem.
+        done: by problem, gradient small enough.
+        stuck: by problem, no further decrease of f possible though the gradient is not small (a kink, or rounding).
+        evaluations: calls of the objective.
+    """
+
+    def __init__(self, objective: Objective, start: Array, tol: float) -> None:
+        self._objective, self._tol = objective, tol
+        self.point = start
+        self.value, self.gradient = objective(start)
+        self.evaluations = 1
+        self._start_norm = _norm(self.gradient)
+        self.done = self._start_norm <= 0
+        self.stuck = np.zeros(len(start), bool)
+        self._pairs: deque[tuple[Array, Array, Array]] = deque(maxlen=_MEMORY)
+
+    @property
+    def relative_gradient(self) -> Array:
+        """Gradient norm over its norm at the start.  Shape: (N,)."""
+        return _norm(self.gradient) / np.where(self._start_norm > 0, self._start_norm, 1)
+
+    def step(self, _round: int = 0) -> Mapping[str, float]:
+        """One iteration for every problem that is not finished."""
+        active = ~(self.done | self.stuck)
+        direction = -self._inverse_hessian(self.gradient)
+        slope = _dot(direction, self.gradient)
+        uphill = slope >= 0
+        direction = np.where(uphill[:, None], -self.gradient, direction)
+        slope = np.where(uphill, -_dot(self.gradient, self.gradient), slope)
+        point, value, gradient, moved = self._search(direction, slope, active)
+        self._remember(point - self.point, gradient - self.gradient)
+        self.stuck |= active & ~moved
+        self.point, self.value, self.gradient = point, value, gradient
+        self.done = self.relative_gradient <= self._tol
+        self.stuck &= ~self.done
+        left = np.where(self.stuck, 0, self.relative_gradient)
+        return {"gap": float(left.max(initial=0)), "free_energy": float(self.value.mean()), "evaluations": self.evaluations}
+
+    def _search(self, direction: Array, slope: Array, active: Array) -> tuple[Array, Array, Array, Array]:
+        """Backtracking: every problem keeps halving its step (by interpolation) until f has decreased enough."""
+        step = np.ones(len(slope), self.point.dtype)
+        if not self._pairs:
+            step = np.minimum(step, 1 / np.maximum(_norm(self.gradient), np.finfo(step.dtype).tiny))
+        point, value, gradient = self.point.copy(), self.value.copy(), self.gradient.copy()
+        waiting = active.copy()
+        rounding = 10 * np.finfo(self.point.dtype).eps * (np.abs(self.value) + 1)
+        for _ in range(_TRIALS):
+            if not waiting.any():
+                break
+            trial = np.where(waiting[:, None], self.point + step[:, None] * direction, point)
+            f, g = self._objective(trial)
+            self.evaluations += 1
+            enough = f <= self.value + _DECREASE * step * slope
+            # Where f no longer resolves the decrease, a smaller gradient decides.
+            close = (np.abs(f - self.value) <= rounding) & (_norm(g) < _norm(self.gradient))
+            accepted = waiting & np.isfinite(f) & (enough | close)
+            point[accepted], value[accepted], gradient[accepted] = trial[accepted], f[accepted], g[accepted]
+            waiting &= ~accepted
+            curvature = f - self.value - step * slope
+            with np.errstate(all="ignore"):
+                shorter = np.nan_to_num(-slope * step**2 / (2 * curvature), nan=0.0, posinf=0.0, neginf=0.0)
+            step = np.where(waiting, np.clip(shorter, 0.1 * step, 0.5 * step), step)
+        return point, value, gradient, active & ~waiting
+
+    def _remember(self, moved: Array, turned: Array) -> None:
+        """Keep a pair where it has positive curvature; elsewhere a pair of zeros, which changes nothing."""
+        curvature = _dot(moved, turned)
+        good = curvature > 1e-12 * _norm(moved) * _norm(turned)
+        inverse = np.where(good, 1 / np.where(good, curvature, 1), 0)
+        keep = good[:, None]
+        self._pairs.append((np.where(keep, moved, 0), np.where(keep, turned, 0), inverse))
+
+    def _inverse_hessian(self, gradient: Array) -> Array:
+        q = gradient.copy()
+        weights = []
+        for moved, turned, inverse in reversed(self._pairs):
+            weight = inverse * _dot(moved, q)
+            q -= weight[:, None] * turned
+            weights.append(weight)
+        scale = np.ones(len(q), q.dtype)
+        for moved, turned, _ in self._pairs:
+            square = _dot(turned, turned)
+            scale = np.where(square > 0, _dot(moved, turned) / np.where(square > 0, square, 1), scale)
+        q *= scale[:, None]
+        for (moved, turned, inverse), weight in zip(self._pairs, reversed(weights), strict=True):
+            q += (weight - inverse * _dot(turned, q))[:, None] * moved
+        return q
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return (a * b).sum(axis=1)
+
+
+def _norm(a: Array) -> Array:
+    return np.sqrt(_dot(a, a))

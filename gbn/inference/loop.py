@@ -1,0 +1,82 @@
+"""The one loop under all iterative engines: stopping, history, callbacks, progress, interruption."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gbn.errors import ConvergenceWarning
+
+__all__ = ["Outcome", "iterate"]
+
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an iteration ended: the figures of each round, whether it arrived, and a sentence that says why it stopped."""
+
+    history: list[dict[str, float]]
+    converged: bool
+    reason: str
+
+    @property
+    def rounds(self) -> int:
+        """Rounds made."""
+        return len(self.history)
+
+
+def iterate(
+    step: Callable[[int], Figures],
+    *,
+    label: str,
+    max_rounds: int,
+    tol: float | None,
+    remedy: str,
+    measure: str = "gap",
+    stalled: Callable[[], str | None] = lambda: None,
+    callback: Callable[[int, Figures], Any] | None = None,
+    progress: bool | None = None,
+    warn: bool = True,
+) -> Outcome:
+    """Call ``step(round)`` until its figure ``measure`` is at most ``tol``.
+
+    Args:
+        step: makes one round and returns its figures; they become the history.
+        tol: None makes exactly ``max_rounds`` rounds, and having made them counts as arrival.
+        stalled: a sentence when further rounds would be of no use, else None; the iteration ends well there.
+        callback: called with the round and its figures; returning True stops the iteration.
+        progress: show a bar on stderr (None: only on a terminal).
+        warn: whether to warn when the rounds ran out.
+
+    An interrupt (Ctrl-C) ends the iteration and keeps what it has.
+    """
+    from tqdm import tqdm
+
+    history: list[dict[str, float]] = []
+
+    def outcome(converged: bool, reason: str) -> Outcome:
+        if not converged and warn:
+            last = history[-1].get(measure, float("nan")) if history else float("nan")
+            warnings.warn(f"{label}: {reason}; {measure} is {last:.3g}, aimed at {tol}. {remedy}", ConvergenceWarning, 3)
+        return Outcome(history, converged, reason)
+
+    with tqdm(total=max_rounds, desc=label, leave=False, disable=None if progress is None else not progress) as bar:
+        try:
+            for number in range(1, max_rounds + 1):
+                figures = dict(step(number))
+                history.append(figures)
+                bar.update()
+                bar.set_postfix({measure: f"{figures.get(measure, float('nan')):.2e}"}, refresh=False)
+                if callback is not None and callback(number, figures) is True:
+                    return outcome(False, f"stopped by the callback after {number} rounds")
+                if tol is not None and figures[measure] <= tol:
+                    return outcome(True, f"{measure} reached {tol} after {number} rounds")
+                end = stalled()
+                if end is not None:
+                    return outcome(True, end)
+        except KeyboardInterrupt:
+            return outcome(False, f"interrupted after {len(history)} rounds")
+    return outcome(tol is None, f"made {max_rounds} rounds")

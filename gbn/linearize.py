@@ -1,0 +1,266 @@
+"""A net at an operating point: values, Jacobians, and the two local sweeps that every engine is made of.
+
+With deviations d from the operating point v, errors ε_i = v_i - f_i(v_pa) and messages λ_i = Λ_i ε_i::
+
+    pull, in reverse order:   λ_i = Σ_{c ∈ ch(i)} J_{c←i}ᵀ λ_c      (each vertex may then say what it sends instead)
+    push, forward:            y_i = source_i + Σ_p J_{i←p} d_p;   d_i = y_i on latent entries, 0 on observed ones
+
+A vertex hears its neighbours through these two and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gbn.errors import GraphError
+from gbn.evidence import Evidence
+from gbn.maps import Diagonal, LinearMap
+from gbn.net import GaussianBayesNet, Vertex
+from gbn.ops import Maps
+
+__all__ = ["Linearization", "linear_net"]
+
+Array = np.ndarray[Any, Any]
+Visit = Callable[[str, Array | None], Array | None]
+Source = Callable[[str], Array | None]
+
+
+class Linearization:
+    """A net linearised at one point per sample, given evidence; made by :meth:`forward`.
+
+    values: every vertex at the operating point (labels excepted), observed entries at their evidence.
+    errors: vertex -> ε = v - f(v_pa), where it is not zero: observed vertices, and latents with an innovation.
+    """
+
+    def __init__(
+        self, evidence: Evidence, values: dict[str, Array], errors: dict[str, Array], maps: dict[str, Maps]
+    ) -> None:
+        self.net = evidence.net
+        self.evidence = evidence
+        self.values = values
+        self.errors = errors
+        self._makers = maps
+        self._maps: dict[tuple[str, int], LinearMap] = {}
+
+    @classmethod
+    def forward(cls, evidence: Evidence, innovations: Mapping[str, Array] | None = None) -> Linearization:
+        """The live forward pass: v_i = f_i(v_pa) + R_i z_i, with R_i R_iᵀ = Q_i.
+
+        Observed entries are clamped and feed their children; in a vertex with some entries observed the others move to
+        their conditional mean and spread.
+
+        Args:
+            evidence: what is clamped.
+            innovations: latent vertex -> whitened error z, shape (samples, *event); left out: zero.
+        """
+        net, observed, masks = evidence.net, evidence.values, evidence.masks
+        innovations = innovations or {}
+        errors: dict[str, Array] = {}
+
+        def choose(vertex: Vertex, mean: Array) -> Array:
+            name = vertex.name
+            if name in observed:
+                error = observed[name] - mean
+                if name in masks:
+                    error = _partial_error(evidence, name, error, innovations.get(name))
+                    errors[name] = error
+                    return np.where(masks[name], observed[name], mean + error)
+                errors[name] = error
+                return observed[name]
+            if name in innovations and vertex.noise is not None:
+                errors[name] = net.noises[vertex.noise].root(innovations[name])
+                return mean + errors[name]
+            return mean
+
+        values, maps = net.evaluate(evidence.do, evidence.samples, choose)
+        return cls(evidence, values, errors, maps)
+
+    def map(self, child: str, position: int) -> LinearMap | None:
+        """The Jacobian of a vertex by its parent at ``position``; None where the op has no derivative there."""
+        key = (child, position)
+        if key not in self._maps:
+            vertex = self.net.vertices[child]
+            if vertex.kind == "likelihood":
+                shape = self.values[vertex.parents[0]].shape
+                return Diagonal(1.0, shape, shape)
+            maker = self._makers[child][position]
+            if maker is None:
+                return None
+            self._maps[key] = maker()
+        return self._maps[key]
+
+    def parents(self, name: str) -> tuple[str, ...]:
+        """The parents a vertex listens to: none where it is set from outside."""
+        return () if name in self.evidence.do else self.net.vertices[name].parents
+
+    def closed(self, name: str) -> bool:
+        """Whether the vertex is wholly observed, so that nothing passes through it."""
+        return name in self.evidence.values and name not in self.evidence.masks
+
+    def upstream(self, names: Iterable[str]) -> set[str]:
+        """These vertices and the ancestors whose deviations reach them."""
+        found = set(names)
+        for name in reversed(self.net.vertices):
+            if name in found:
+                found.update(parent for parent in self.parents(name) if not self.closed(parent))
+        return found
+
+    def downstream(self, names: Iterable[str]) -> set[str]:
+        """These vertices and the descendants whose messages reach them."""
+        found = set(names)
+        for name in self.net.vertices:
+            if any(parent in found and not self.closed(parent) for parent in self.parents(name)):
+                found.add(name)
+        return found
+
+    def everywhere(self, messages: Mapping[str, Array]) -> dict[str, Array]:
+        """λ of every vertex: zero where nothing was heard."""
+
+        def zeros(vertex: Vertex) -> Array:
+            lead = (self.evidence.samples,) if vertex.plated else ()
+            return np.zeros((*lead, *vertex.shape), self.net.dtype)
+
+        return {n: messages[n] if n in messages else zeros(v) for n, v in self.net.vertices.items()}
+
+    def pull(self, visit: Visit, wanted: Iterable[str]) -> dict[str, Array]:
+        """Messages from children to parents, in reverse topological order.
+
+        Args:
+            visit: called at each vertex with the sum of its children's messages (None: there are none); returns the
+                vertex's own message λ, which travels on to its parents (None: it sends nothing).
+            wanted: vertices whose messages are asked for; others are visited only where they lie on the way.
+
+        Returns:
+            vertex -> λ, shape (*lead, samples, *event), or (*lead, *event) for shared vertices.
+        """
+        concerned = self.downstream(wanted)
+        incoming: dict[str, Array] = {}
+        messages: dict[str, Array] = {}
+        for name in reversed(self.net.vertices):
+            if name not in concerned:
+                continue
+            message = visit(name, incoming.pop(name, None))
+            if message is None:
+                continue
+            messages[name] = message
+            for position, parent in enumerate(self.parents(name)):
+                if parent in concerned and not self.closed(parent):
+                    map_ = self.map(name, position)
+                    if map_ is not None:
+                        part = map_.pull(message)
+                        incoming[parent] = incoming[parent] + part if parent in incoming else part
+        return messages
+
+    def push(self, source: Source, wanted: Iterable[str] | None = None) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Deviations from parents to children, in topological order.
+
+        Args:
+            source: the vertex's own contribution (noise response and residual); None: zero.
+            wanted: stop at the ancestors of these vertices (default: go everywhere).
+
+        Returns:
+            y, the reaction of every vertex reached, and d, its deviation: y with observed entries at zero.
+        """
+        concerned = self.net.vertices if wanted is None else self.upstream(wanted)
+        reactions: dict[str, Array] = {}
+        deviations: dict[str, Array] = {}
+        for name in self.net.vertices:
+            if name not in concerned or name in self.evidence.do:
+                continue
+            total = source(name)
+            for position, parent in enumerate(self.parents(name)):
+                if parent in deviations:
+                    map_ = self.map(name, position)
+                    if map_ is not None:
+                        part = map_.push(deviations[parent])
+                        total = part if total is None else total + part
+            if total is None:
+                continue
+            reactions[name] = total
+            if name in self.evidence.masks:
+                deviations[name] = np.where(self.evidence.masks[name], total.dtype.type(0), total)
+            elif name not in self.evidence.values:
+                deviations[name] = total
+        return reactions, deviations
+
+
+def _partial_error(evidence: Evidence, name: str, error: Array, innovation: Array | None) -> Array:
+    """ε of a partly observed vertex: given on observed entries, conditional mean plus innovation on the others."""
+    conditional = evidence.conditionals.get(name)
+    if conditional is None:
+        return np.where(evidence.masks[name], error, error.dtype.type(0))
+    implied = conditional.implied(error)
+    return implied if innovation is None else implied + conditional.root(innovation)
+
+
+def linear_net(net: GaussianBayesNet, at: Mapping[str, Any], sample: int = 0) -> GaussianBayesNet:
+    """The linear-Gaussian net at one operating point: v_i ~ N(f_i + Σ_p J_{i←p} (v_p - v_p*), Q_i).
+
+    Args:
+        net: any net with plain parameters.
+        at: values of the inputs (those with a prior default to its mean) and of any other vertex.
+        sample: which row of ``at``.
+
+    Returns:
+        A net of the same inputs and vertices, all of op "Linear"; parameters are folded into weights and biases.
+
+    Raises:
+        GraphError: parameters with a prior, which make the net bilinear.
+    """
+    uncertain = [name for name in net.parameters if net[name].random]
+    if uncertain:
+        raise GraphError(f"linearize: parameter {uncertain[0]!r} is random; a linear net needs plain parameters")
+    everything = Evidence.read(net, do=at)
+    if not -everything.samples <= sample < everything.samples:
+        raise IndexError(f"sample {sample}: `at` has {everything.samples} rows")
+    row = Evidence(net, 1, {}, {}, dict(everything.rows(np.array([sample])).do))
+    means: dict[str, Array] = {}
+
+    def choose(vertex: Vertex, mean: Array) -> Array:
+        means[vertex.name] = mean
+        return chosen.get(vertex.name, mean)
+
+    # Values given for op vertices move the operating point; the vertices keep their CPDs.
+    chosen = {name: value for name, value in row.do.items() if net[name].kind == "op"}
+    roots = {name: value for name, value in row.do.items() if name not in chosen}
+    values, maps = net.evaluate(roots, 1, choose)
+    point = Linearization(Evidence(net, 1, {}, {}, {}), values, {}, maps)
+    out = GaussianBayesNet(net.dtype)
+    shared_noises = {v.noise for v in net.vertices.values() if v.noise is not None and v.noise != v.name}
+    for key in sorted(shared_noises):
+        out.add_noise(key, net.noises[key].value, net.noises[key].event)
+    for name, vertex in net.vertices.items():
+        _add_linearized(out, net, point, means, vertex, name)
+    out.set_outputs([name for name in net.outputs if name in out])
+    return out
+
+
+def _add_linearized(
+    out: GaussianBayesNet,
+    net: GaussianBayesNet,
+    point: Linearization,
+    means: Mapping[str, Array],
+    vertex: Vertex,
+    name: str,
+) -> None:
+    noise = None if vertex.noise is None else vertex.noise if vertex.noise != name else net.noises[name].value
+    if vertex.kind == "input":
+        if isinstance(noise, str):
+            noise = net.noises[noise].value
+        out.add_input(name, vertex.shape, mean=vertex.value, cov=noise)
+    elif vertex.kind == "likelihood":
+        out.add_likelihood(name, str(vertex.op), vertex.parents[0])
+    elif vertex.plated:
+        weights: dict[str, Array] = {}
+        bias = means[name][0].reshape(-1).astype(np.float64)
+        for position, parent in enumerate(vertex.parents):
+            map_ = point.map(name, position)
+            if net[parent].plated and map_ is not None:
+                block = map_.blocks(net.dtype)[0]
+                weights[parent] = weights.get(parent, 0) + block
+                bias = bias - block @ point.values[parent][0].reshape(-1)
+        if weights or noise is not None:
+            out.add_linear(name, weights, bias=bias, cov=noise, shape=vertex.shape)

@@ -1,0 +1,638 @@
+"""The Gaussian Bayes net: vertices, their CPDs, and the forward pass.
+
+Every vertex of a computation graph is a variable, v_i | parents ~ N(f_i(parents), Q_i).  A vertex with noise is a random
+variable, one without is a deterministic function of its parents; weights are vertices too, shared by all samples.
+
+Arrays carry the samples on axis 0; the *event* is the shape of one sample.  Parameters and constants have no sample axis.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gbn import likelihoods, ops
+from gbn.errors import EvidenceError, GraphError, ShapeError, UnknownNameError
+from gbn.evidence import Evidence
+from gbn.gaussian import LOG_2PI, Covariance
+from gbn.likelihoods import Likelihood
+from gbn.maps import Chain, Diagonal, LinearMap
+
+if TYPE_CHECKING:
+    import networkx
+
+    from gbn.posterior import Posterior
+
+__all__ = ["GaussianBayesNet", "Vertex"]
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+_RESERVED = frozenset("/\\\0")
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """One variable of the net.
+
+    kind: "input" (a root), "parameter" or "constant" (shared by the samples), "op", or "likelihood" (a label).
+    shape: the event, i.e. the shape of one sample.
+    plated: whether it has a value per sample.
+    op, attributes: the mean function of an "op"; ``op`` is the likelihood's name for a "likelihood".
+    noise: name of its noise in ``net.noises``; None for a deterministic vertex.
+    value: the array of a parameter or constant; the prior mean of an input (None: it must be observed).
+    trainable: False for what the source model keeps frozen.
+    source: where it comes from in the converted model.
+    """
+
+    name: str
+    kind: str
+    shape: Shape
+    plated: bool
+    parents: tuple[str, ...] = ()
+    op: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    noise: str | None = None
+    value: Array | None = None
+    trainable: bool = True
+    source: str | None = None
+
+    @property
+    def random(self) -> bool:
+        """Whether it has noise of its own."""
+        return self.noise is not None
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it must be observed: an input without a prior."""
+        return self.kind == "input" and self.noise is None and self.value is None
+
+    @property
+    def size(self) -> int:
+        """Number of entries of one sample."""
+        return int(np.prod(self.shape, dtype=int))
+
+
+class GaussianBayesNet:
+    """A directed acyclic graph of Gaussian CPDs over tensor-valued vertices.
+
+    Build it with :func:`gbn.convert`, or by hand; parents must exist when they are named::
+
+        net = gbn.GaussianBayesNet()
+        net.add_input("x", shape=(3,), mean=0.0, cov=1.0)
+        net.add_parameter("W", weight)
+        net.add("a", "Gemm", parents=["x", "W"], cov=0.01)
+        net.add("h", "Tanh", parents=["a"])
+        net.add_linear("y", {"h": V}, bias=c, cov=0.1)
+
+    Args:
+        dtype: of all values (float32 or float64); what is given is converted to it.
+    """
+
+    def __init__(self, dtype: Any = np.float64) -> None:
+        self.dtype = np.dtype(dtype)
+        if self.dtype.kind != "f":
+            raise GraphError(f"dtype: got {self.dtype}, expected a floating-point type such as float32 or float64")
+        self.vertices: dict[str, Vertex] = {}
+        self.noises: dict[str, Covariance] = {}
+        self._outputs: tuple[str, ...] | None = None
+
+    def add_input(self, name: str, shape: Sequence[int] | int, *, mean: Any = None, cov: Any = None) -> str:
+        """A root.  With ``cov`` (and ``mean``, default 0) it has a Gaussian prior; without, it must be observed.
+
+        shape: the event; () is taken as (1,).
+
+        Raises:
+            GraphError, ShapeError, CovarianceError: naming the vertex.
+        """
+        event = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
+        self._insert(Vertex(name, "input", event or (1,), plated=True))
+        if mean is not None or cov is not None:
+            try:
+                self.set_prior(name, 0.0 if mean is None else mean, cov)
+            except Exception:
+                del self.vertices[name]
+                raise
+        return name
+
+    def add_parameter(self, name: str, value: Any, *, cov: Any = None, trainable: bool = True) -> str:
+        """A weight, shared by all samples.  With ``cov`` it is a random variable with prior N(value, cov)."""
+        array = self._array(value, name)
+        noise = None if cov is None else Covariance(cov, array.shape, name)
+        self._insert(Vertex(name, "parameter", array.shape, plated=False, value=array, trainable=trainable))
+        self._own_noise(name, noise)
+        return name
+
+    def add_constant(self, name: str, value: Any) -> str:
+        """A fixed array, shared by all samples, that is never learned (a buffer, a positional table)."""
+        array = self._array(value, name)
+        self._insert(Vertex(name, "constant", array.shape, plated=False, value=array, trainable=False))
+        return name
+
+    def add(self, name: str, op: str, parents: Sequence[str], *, cov: Any = None, **attributes: Any) -> str:
+        """A vertex whose mean is an op of its parents.
+
+        Args:
+            name: must be new.
+            op: ONNX operator name, see :data:`gbn.ops.OPS`.
+            parents: names, in the op's order; a name may occur more than once.
+            cov: None (deterministic), a number, an array over the event, a matrix, or the name of a shared noise.
+            attributes: of the op.
+
+        Raises:
+            UnknownNameError: unknown op, attribute, parent or noise, with near matches.
+            GraphError: the op does not take these parents, or it mixes samples.
+            CovarianceError: naming the vertex.
+        """
+        entry = ops.get(op)
+        for parent in parents:
+            self._known(parent, f"parent of {name!r}")
+            if self.vertices[parent].kind == "likelihood":
+                raise GraphError(f"{name!r}: its parent {parent!r} is a label; labels have no children")
+        try:
+            entry.check(len(parents), list(attributes))
+        except GraphError as error:
+            raise GraphError(f"{name!r}: {error}") from None
+        event, plated = self._infer(name, entry, parents, attributes)
+        if isinstance(cov, str):
+            self._known_noise(cov)
+        noise = None if cov is None or isinstance(cov, str) else Covariance(cov, event, name)
+        vertex = Vertex(name, "op", event, plated or cov is not None, tuple(parents), op, dict(attributes))
+        self._insert(vertex)
+        self._own_noise(name, noise)
+        if isinstance(cov, str):
+            self.set_noise({name: cov})
+        return name
+
+    def add_linear(
+        self,
+        name: str,
+        parents: Mapping[str, Any],
+        *,
+        bias: Any = None,
+        cov: Any = None,
+        shape: Sequence[int] | None = None,
+    ) -> str:
+        """The textbook CPD N(Σ_p W_p vec(u_p) + b, Q).
+
+        Args:
+            parents: parent -> weight of shape (child, prod(parent event)), or the name of a parameter to tie it to.
+                New weights become parameters ``<name>.<parent>.weight``.
+            bias: shape (child,), or a parameter's name; a new one becomes ``<name>.bias``.
+            shape: event of the vertex, where it is not (child,).
+
+        Raises:
+            As :meth:`add`; the net is unchanged then.
+        """
+        before = dict(self.vertices)
+        try:
+            terms: list[str] = []
+            for parent, weight in parents.items():
+                self._known(parent, f"parent of {name!r}")
+                if not isinstance(weight, str):
+                    weight = self.add_parameter(f"{name}.{parent}.weight", np.atleast_2d(weight))
+                terms += [parent, weight]
+                self._check_weight(name, parent, weight)
+            if bias is not None:
+                known = isinstance(bias, str)
+                terms.append(bias if known else self.add_parameter(f"{name}.bias", np.atleast_1d(bias)))
+            if not terms:
+                raise GraphError(f"{name!r}: a root needs bias=..., its mean")
+            if not parents and cov is None:
+                raise GraphError(f"{name!r}: a root without noise is a parameter; use add_parameter, or give cov=...")
+            attributes = {} if shape is None else {"shape": list(shape)}
+            return self.add(name, "Linear", terms, cov=cov, **attributes)
+        except Exception:
+            self.vertices = before
+            raise
+
+    def add_likelihood(self, name: str, likelihood: str, parent: str) -> str:
+        """A label below logits: "categorical" (classes on the event's first axis) or "bernoulli"."""
+        likelihoods.get(likelihood)
+        self._known(parent, f"parent of {name!r}")
+        logits = self.vertices[parent]
+        if not logits.plated or (likelihood == "categorical" and not logits.shape):
+            raise GraphError(f"{name!r}: expected logits with classes for each sample, got {parent!r} of shape {logits.shape}")
+        self._insert(Vertex(name, "likelihood", logits.shape, True, (parent,), likelihood))
+        return name
+
+    def add_noise(self, name: str, cov: Any, shape: Sequence[int]) -> str:
+        """A noise that several vertices of one event shape share, and learn together; use its name as their ``cov``."""
+        if name in self.noises:
+            raise GraphError(f"noise {name!r} exists already")
+        self.noises[name] = Covariance(cov, shape, name)
+        return name
+
+    def set_noise(self, covariances: Mapping[str, Any]) -> None:
+        """Give vertices noise: name -> cov as in :meth:`add` (None makes a vertex deterministic).
+
+        Raises:
+            UnknownNameError, CovarianceError, GraphError: and nothing is changed then.
+        """
+        vertices, noises = dict(self.vertices), dict(self.noises)
+        for name, cov in covariances.items():
+            self._known(name)
+            vertex = vertices[name]
+            if vertex.kind in ("constant", "likelihood"):
+                raise GraphError(f"{name!r} is a {vertex.kind}: it has no Gaussian noise")
+            if isinstance(cov, str):
+                self._known_noise(cov)
+                if noises[cov].event != vertex.shape:
+                    raise ShapeError(f"{name!r}: its shape is {vertex.shape}, the noise {cov!r} has {noises[cov].event}")
+                vertices[name] = replace(vertex, noise=cov, plated=vertex.plated or vertex.kind == "op")
+            elif cov is None:
+                vertices[name] = replace(vertex, noise=None)
+            else:
+                noises[name] = Covariance(cov, vertex.shape, name)
+                vertices[name] = replace(vertex, noise=name, plated=vertex.plated or vertex.kind == "op")
+        self.vertices, self.noises = vertices, noises
+
+    def set_prior(self, name: str, mean: Any, cov: Any) -> None:
+        """Give an input the prior N(mean, cov), so that it need not be observed; cov=None takes it away."""
+        self._known(name)
+        vertex = self.vertices[name]
+        if vertex.kind != "input":
+            raise GraphError(f"{name!r} is a vertex of kind {vertex.kind}: only inputs have priors; use set_noise")
+        if cov is None:
+            if mean is not None:
+                raise GraphError(f"{name!r}: a prior needs cov, not only a mean")
+            self.vertices[name] = replace(vertex, value=None, noise=None)
+            return
+        array = self._array(mean, name)
+        if array.shape not in ((), vertex.shape):
+            raise ShapeError(f"mean of {name!r}: got shape {array.shape}, expected {vertex.shape} or a number")
+        self.set_noise({name: cov})
+        value = np.broadcast_to(array, vertex.shape).copy()
+        self.vertices[name] = replace(self.vertices[name], value=value)
+
+    def set_value(self, name: str, value: Any) -> None:
+        """Replace the array of a parameter or constant by one of the same shape."""
+        self._known(name)
+        vertex = self.vertices[name]
+        if vertex.kind not in ("parameter", "constant"):
+            raise GraphError(f"{name!r} is a vertex of kind {vertex.kind}: only parameters and constants hold a value")
+        array = self._array(value, name)
+        if array.shape != vertex.shape:
+            raise ShapeError(f"value of {name!r}: got shape {array.shape}, expected {vertex.shape}")
+        self.vertices[name] = replace(vertex, value=array)
+
+    def set_outputs(self, names: Sequence[str]) -> None:
+        """Name the outputs, in the order the source model returns them (default: the vertices without children)."""
+        for name in names:
+            self._known(name, "output")
+        self._outputs = tuple(names)
+
+    def describe(self, name: str, *, source: str | None = None, trainable: bool | None = None) -> None:
+        """Record where a vertex comes from in the converted model, or that it is frozen there."""
+        self._known(name)
+        vertex = self.vertices[name]
+        self.vertices[name] = replace(
+            vertex,
+            source=vertex.source if source is None else source,
+            trainable=vertex.trainable if trainable is None else trainable,
+        )
+
+    def copy(self) -> GaussianBayesNet:
+        """An independent net (arrays, which are never changed in place, are shared)."""
+        other = copy.copy(self)
+        other.vertices, other.noises = dict(self.vertices), dict(self.noises)
+        return other
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.vertices
+
+    def __getitem__(self, name: str) -> Vertex:
+        self._known(name)
+        return self.vertices[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.vertices)
+
+    def __len__(self) -> int:
+        return len(self.vertices)
+
+    def __repr__(self) -> str:
+        latents = len(self.latents)
+        return f"GaussianBayesNet({len(self)} vertices, {latents} with noise, {self.dtype})"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in call order."""
+        return self._of_kind("input")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in call order: what the source model returns."""
+        if self._outputs is not None:
+            return self._outputs
+        has_child = {p for v in self.vertices.values() if v.kind == "op" for p in v.parents}
+        return tuple(n for n, v in self.vertices.items() if v.plated and v.kind != "likelihood" and n not in has_child)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the weights."""
+        return self._of_kind("parameter")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the likelihood leaves."""
+        return self._of_kind("likelihood")
+
+    @property
+    def latents(self) -> tuple[str, ...]:
+        """Names of the vertices with noise (random variables), parameters excepted."""
+        return tuple(n for n, v in self.vertices.items() if v.random and v.plated)
+
+    def _of_kind(self, kind: str) -> tuple[str, ...]:
+        return tuple(name for name, vertex in self.vertices.items() if vertex.kind == kind)
+
+    def noise(self, name: str) -> Covariance | None:
+        """The covariance Q of a vertex; None where it is deterministic."""
+        key = self[name].noise
+        return None if key is None else self.noises[key]
+
+    def label_of(self, name: str) -> Likelihood:
+        """The likelihood of a label vertex."""
+        return likelihoods.get(str(self[name].op))
+
+    def source_of(self, name: str) -> str | None:
+        """Where a vertex comes from in the converted model (a parameter's name there), if it comes from one."""
+        return self[name].source
+
+    def is_linear(self) -> bool:
+        """Whether every Jacobian is a constant: the net is linear-Gaussian given its parameters."""
+        for vertex in self.vertices.values():
+            if vertex.kind == "likelihood":
+                return False
+            if vertex.kind == "op":
+                varying = [self.vertices[p].plated or self.vertices[p].random for p in vertex.parents]
+                if not ops.get(str(vertex.op)).linear(varying):
+                    return False
+        return True
+
+    def evaluate(
+        self,
+        do: Mapping[str, Array],
+        samples: int,
+        choose: Callable[[Vertex, Array], Array] | None = None,
+    ) -> tuple[dict[str, Array], dict[str, ops.Maps]]:
+        """One pass in topological order: each vertex gets its mean given its parents' values.
+
+        Args:
+            do: values that replace CPDs (shape (samples, *event)); their ops are not run.
+            samples: number of rows.
+            choose: from a vertex and its mean, the value that its children see (default: the mean).
+
+        Returns:
+            values of every vertex, labels excepted, and for every op that ran one map-maker per parent.
+        """
+        values: dict[str, Array] = {}
+        maps: dict[str, ops.Maps] = {}
+        for name, vertex in self.vertices.items():
+            if name in do:
+                values[name] = do[name]
+                continue
+            if vertex.kind == "op":
+                entry = ops.OPS[vertex.op]  # type: ignore[index]
+                mean, maps[name] = entry.function(*[values[p] for p in vertex.parents], **vertex.attributes)
+                if vertex.plated and mean.shape[0] != samples:
+                    mean, maps[name] = _repeated(mean, maps[name], samples)
+            elif vertex.kind == "likelihood":
+                continue
+            else:
+                mean = self._root_mean(vertex, samples)
+            values[name] = mean if choose is None else choose(vertex, mean)
+        return values, maps
+
+    def _root_mean(self, vertex: Vertex, samples: int) -> Array:
+        """The mean of a root: a parameter's array, or an input's prior mean for each sample."""
+        if vertex.value is None:
+            raise EvidenceError(
+                f"input {vertex.name!r} has no prior and was not given; give it as evidence of shape "
+                f"({_axes('samples', vertex.shape)}), or call net.set_prior({vertex.name!r}, mean, cov)"
+            )
+        return np.broadcast_to(vertex.value, (samples, *vertex.shape)) if vertex.plated else vertex.value
+
+    def forward(self, inputs: Mapping[str, Any] | None = None) -> dict[str, Array]:
+        """The forward pass: every vertex at its mean, given the inputs.
+
+        Args:
+            inputs: name -> array of shape (samples, *event); any vertex may be set, inputs with a prior may be left out.
+
+        Returns:
+            name -> value, shape (samples, *event), or the event alone for parameters; labels hold probabilities.
+        """
+        evidence = Evidence.read(self, do=inputs or {})
+        values, _ = self.evaluate(evidence.do, evidence.samples)
+        for name in self.labels:
+            if name not in values:
+                values[name] = self.label_of(name).mean(values[self.vertices[name].parents[0]])
+        return values
+
+    def sample(
+        self, n: int = 1, rng: np.random.Generator | int | None = None, do: Mapping[str, Any] | None = None
+    ) -> dict[str, Array]:
+        """Ancestral samples of every vertex.
+
+        Args:
+            n: number of samples; with ``do`` its arrays decide.
+            rng: a Generator, or a seed.
+            do: values of inputs without a prior, or interventions.
+
+        Returns:
+            name -> draw, shape (n, *event).
+        """
+        rng = np.random.default_rng(rng)
+        evidence = Evidence.read(self, do=do or {}, samples=None if do else n)
+
+        def draw(vertex: Vertex, mean: Array) -> Array:
+            noise = self.noise(vertex.name)
+            return mean if noise is None else mean + noise.root(rng.standard_normal(mean.shape).astype(self.dtype))
+
+        values, _ = self.evaluate(evidence.do, evidence.samples, draw)
+        for name in self.labels:
+            values[name] = self.label_of(name).sample(values[self.vertices[name].parents[0]], rng)
+        return values
+
+    def log_prob(self, values: Mapping[str, Any]) -> Array:
+        """Log-density of a complete assignment, in nats: Σ_i log N(v_i; f_i, Q_i) + Σ log p(label).
+
+        Args:
+            values: every vertex with noise, and inputs without a prior; labels may be left out.  Deterministic
+                vertices are computed.
+
+        Returns:
+            shape (samples,); shape () when parameters are random, for these couple the samples.
+
+        Raises:
+            EvidenceError: a vertex with noise is missing or incomplete.
+        """
+        shared = {n: self._array(values[n], n) for n in self.parameters if n in values}
+        evidence = Evidence.read(self, {n: v for n, v in values.items() if self._independent(n)})
+        total = np.zeros(evidence.samples, self.dtype)
+        prior = np.zeros((), self.dtype)
+
+        def score(vertex: Vertex, mean: Array) -> Array:
+            nonlocal total, prior
+            noise = self.noise(vertex.name)
+            if noise is None:
+                return shared.get(vertex.name, mean)
+            value = self._complete(vertex, evidence, shared)
+            error = (value - mean).reshape(*value.shape[: int(vertex.plated)], -1)
+            density = -0.5 * ((error * noise.solve(value - mean).reshape(error.shape)).sum(-1) + noise.logdet)
+            density = density - 0.5 * vertex.size * LOG_2PI
+            total, prior = (total + density, prior) if vertex.plated else (total, prior + density)
+            return value
+
+        known, _ = self.evaluate(evidence.do, evidence.samples, score)
+        for name in self.labels:
+            if name in evidence.values:
+                logits = known[self.vertices[name].parents[0]]
+                total = total + self.label_of(name).log_prob(logits, evidence.values[name])
+        coupled = any(self.vertices[name].random for name in self.parameters)
+        return total.sum() + prior if coupled else total
+
+    def _independent(self, name: str) -> bool:
+        """Whether log_prob needs the value given: per sample, and not a function of other vertices."""
+        vertex = self[name]
+        return vertex.plated and (vertex.kind != "op" or vertex.random)
+
+    @staticmethod
+    def _complete(vertex: Vertex, evidence: Evidence, shared: Mapping[str, Array]) -> Array:
+        if not vertex.plated:
+            return shared.get(vertex.name, vertex.value)  # type: ignore[arg-type, return-value]
+        if vertex.name not in evidence.values or vertex.name in evidence.masks:
+            raise EvidenceError(
+                f"log_prob needs a complete value of {vertex.name!r}, shape ({_axes('samples', vertex.shape)})"
+            )
+        return evidence.values[vertex.name]
+
+    def linearize(self, at: Mapping[str, Any] | None = None, sample: int = 0) -> GaussianBayesNet:
+        """The linear-Gaussian net at one operating point; see :func:`gbn.linearize.linear_net`."""
+        from gbn.linearize import linear_net
+
+        return linear_net(self, at or {}, sample)
+
+    def query(
+        self,
+        targets: str | Sequence[str] | None = None,
+        evidence: Mapping[str, Any] | None = None,
+        do: Mapping[str, Any] | None = None,
+        engine: str = "exact",
+        **options: Any,
+    ) -> Posterior:
+        """The posterior of some vertices given others; see :func:`gbn.inference.query`."""
+        from gbn.inference import query
+
+        return query(self, targets, evidence, do, engine, **options)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write one ``.gbn`` file; see :func:`gbn.io.save`."""
+        from gbn.io import save
+
+        save(self, path)
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """The graph, with vertex attributes; see :func:`gbn.export.networkx.to_networkx`."""
+        from gbn.export.networkx import to_networkx
+
+        return to_networkx(self)
+
+    def _repr_html_(self) -> str:
+        from gbn.display.html import net_html
+
+        return net_html(self)
+
+    def _known(self, name: object, kind: str = "vertex") -> None:
+        if name not in self.vertices:
+            raise UnknownNameError(kind, name, self.vertices)
+
+    def _known_noise(self, name: str) -> None:
+        if name not in self.noises:
+            raise UnknownNameError("noise", name, self.noises, "make it with add_noise")
+
+    def _insert(self, vertex: Vertex) -> None:
+        if not isinstance(vertex.name, str) or not vertex.name or _RESERVED & set(vertex.name):
+            raise GraphError(f"vertex name: got {vertex.name!r}, expected a non-empty string without / or \\")
+        if vertex.name in self.vertices:
+            raise GraphError(f"vertex {vertex.name!r} exists already; names must be new")
+        self.vertices[vertex.name] = vertex
+
+    def _own_noise(self, name: str, noise: Covariance | None) -> None:
+        if noise is not None:
+            self.noises[name] = noise
+            self.vertices[name] = replace(self.vertices[name], noise=name)
+
+    def _array(self, value: Any, name: str) -> Array:
+        try:
+            array = np.array(value, dtype=self.dtype)
+        except (TypeError, ValueError) as error:
+            raise ShapeError(f"{name!r}: expected an array of numbers, got {type(value).__name__} ({error})") from None
+        if not np.isfinite(array).all():
+            raise GraphError(f"{name!r}: got NaN or infinity, expected finite numbers")
+        array.flags.writeable = False
+        return array
+
+    def _check_weight(self, name: str, parent: str, weight: str) -> None:
+        self._known(weight, f"weight of {name!r}")
+        shape, size = self.vertices[weight].shape, self.vertices[parent].size
+        if len(shape) != 2 or shape[1] != size:
+            raise ShapeError(f"weight of {parent!r} in {name!r}: got shape {shape}, expected (child, {size})")
+
+    def _shared_value(self, vertex: Vertex) -> Array:
+        """A value that a shared vertex could have: its own, or its mean given its parents."""
+        if vertex.value is not None:
+            return vertex.value
+        inputs = [self._shared_value(self.vertices[p]) for p in vertex.parents]
+        return ops.get(str(vertex.op))(*inputs, **vertex.attributes)[0]
+
+    def _infer(
+        self, name: str, entry: ops.Op, parents: Iterable[str], attributes: Mapping[str, Any]
+    ) -> tuple[Shape, bool]:
+        """Event shape of an op's result and whether it is per sample, by a trial run on two samples and on one.
+
+        The first of two samples must come out as it does alone: an op that mixes samples, or moves their axis, does not.
+        """
+        vertices = [self.vertices[p] for p in parents]
+        plated = any(vertex.plated for vertex in vertices)
+        rng = np.random.default_rng(0)
+        two = [
+            rng.uniform(0.25, 1.0, (2, *v.shape)).astype(self.dtype) if v.plated else self._shared_value(v)
+            for v in vertices
+        ]
+        one = [value[:1] if v.plated else value for value, v in zip(two, vertices, strict=True)]
+        try:
+            with np.errstate(all="ignore"):
+                pair = entry(*two, **attributes)[0]
+                single = entry(*one, **attributes)[0] if plated else pair
+        except (ValueError, IndexError, TypeError) as error:
+            shapes = ", ".join(f"{v.name!r} {('N, ' if v.plated else '')!s}{v.shape}" for v in vertices)
+            raise GraphError(f"{name!r}: {entry.name} does not take its parents ({shapes}): {error}") from None
+        if not plated:
+            # Linear without parents has a row axis already; its vertex is a root, one row per sample.
+            return (pair.shape[1:], False) if entry.name == "Linear" else (pair.shape, False)
+        fits = pair.ndim > 0 and pair.shape[0] == 2 and single.shape == (1, *pair.shape[1:])
+        if not fits or not np.allclose(pair[:1], single, rtol=1e-3, atol=1e-5, equal_nan=True):
+            raise GraphError(
+                f"{name!r}: {entry.name} moves the sample axis or mixes samples (two samples give shape {pair.shape}, "
+                f"one gives {single.shape}); every vertex must keep its samples on axis 0, independent of one another"
+            )
+        return pair.shape[1:], True
+
+
+def _repeated(mean: Array, maps: ops.Maps, samples: int) -> tuple[Array, ops.Maps]:
+    """The mean of a noisy vertex whose parents are all shared, once per sample."""
+    shape = (samples, *mean.shape[1:])
+
+    def repeat(make: Callable[[], LinearMap]) -> LinearMap:
+        return Chain((make(), Diagonal(1.0, mean.shape, shape)))
+
+    return np.broadcast_to(mean, shape), tuple(m and (lambda m=m: repeat(m)) for m in maps)
+
+
+def _axes(first: str, shape: Shape) -> str:
+    return ", ".join([first, *map(str, shape)])
