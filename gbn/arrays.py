@@ -25,6 +25,7 @@ __all__ = [
     "convolve",
     "convolve_pull_input",
     "convolve_pull_weight",
+    "matmul",
     "max_pool",
     "output_shape",
     "pool_scatter",
@@ -401,12 +402,23 @@ def unbroadcast(g: Array, shape: Sizes, lead: int = 0) -> Array:
     g: ``(*lead, *full)`` with ``lead`` leading axes that are kept; result: ``(*lead, *shape)``, g itself if there is
     nothing to sum.
     """
+    if g.ndim == 2 and len(shape) == 1 and lead == 0 and g.shape[1] == shape[0]:
+        # A product with ones runs at BLAS speed in either memory order.
+        return np.ones(len(g), g.dtype) @ g
     kept, full = g.shape[:lead], g.shape[lead:]
     extra = len(full) - len(shape)
     axes = tuple(lead + i for i, size in enumerate(full) if i < extra or (shape[i - extra] == 1 and size != 1))
     if not axes:
         return g
-    if g.ndim == 2 and axes == (0,):
-        # A product with ones runs at BLAS speed in either memory order.
-        return (np.ones(len(g), g.dtype) @ g).reshape(shape)
     return g.sum(axis=axes).reshape((*kept, *shape))
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """a @ b, as one product when b is a single matrix.
+
+    A plain product comes out with its rows last in memory: measured on OpenBLAS, products of thin batches are up to twice
+    as fast in that layout, and entry-wise functions keep it from layer to layer.
+    """
+    if b.ndim == 2 and a.ndim > 2:
+        return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[-1])
+    return (b.T @ a.T).T if a.ndim == 2 == b.ndim else np.matmul(a, b)

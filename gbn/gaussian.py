@@ -59,14 +59,14 @@ class Covariance:
             )
         if not positive:
             raise CovarianceError(
-                f"{where}: expected a positive definite covariance, got {_brief(value)}; "
+                f"{where}: expected a positive definite covariance, got {_brief(self.form, value)}; "
                 "a vertex without noise is made with cov=None"
             )
         value.flags.writeable = False
         self.value = value
 
     def __repr__(self) -> str:
-        return f"Covariance({self.form}, event={self.event}, {_brief(self.value)})"
+        return f"Covariance({self.form}, event={self.event}, {_brief(self.form, self.value)})"
 
     @cached_property
     def cholesky(self) -> Array:
@@ -170,11 +170,12 @@ class Conditional:
     def implied(self, error: Array) -> Array:
         """E[ε | ε_o]: the error itself on o, Q_ho Q_oo⁻¹ ε_o on h.  Shape: (N, *event)."""
         out = np.where(self.observed, error, error.dtype.type(0))
-        if self.cov.form == "full":
-            flat = out.reshape(len(out), -1)
-            for rows, (o, h, gain, _), e in self._each(error):
-                flat[np.ix_(rows, h)] = e[:, o] @ gain.T
-        return out
+        if self.cov.form != "full":
+            return out
+        flat = out.reshape(len(out), -1)
+        for rows, (o, h, gain, _), e in self._each(error):
+            flat[np.ix_(rows, h)] = e[:, o] @ gain.T
+        return flat.reshape(out.shape)
 
     def root(self, z: Array) -> Array:
         """R z on h with R Rᵀ = Q_h|o, zero on o.  Shape: (N, *event)."""
@@ -243,20 +244,22 @@ class Gaussian:
 
     def marginal(self, index: Sequence[int] | Array) -> Gaussian:
         """The density of some entries."""
-        index = np.asarray(index)
-        return Gaussian(self.mean[index], self.cov[np.ix_(index, index)])
+        chosen = np.arange(len(self.mean))[np.asarray(index, dtype=int)]
+        return Gaussian(self.mean[chosen], self.cov[np.ix_(chosen, chosen)])
 
     def condition(self, index: Sequence[int] | Array, value: Array) -> Gaussian:
         """The density of the other entries, in order, given that those at ``index`` equal ``value``."""
-        o = np.asarray(index)
-        h = np.setdiff1d(np.arange(len(self.mean)), o)
+        entries = np.arange(len(self.mean))
+        o = entries[np.asarray(index, dtype=int)]
+        h = np.setdiff1d(entries, o)
         gain = linalg.solve(self.cov[np.ix_(o, o)], self.cov[np.ix_(o, h)], assume_a="pos").T
         cov = self.cov[np.ix_(h, h)] - gain @ self.cov[np.ix_(o, h)]
         return Gaussian(self.mean[h] + gain @ (value - self.mean[o]), (cov + cov.T) / 2)
 
     def push_forward(self, matrix: Array, offset: Array | float = 0.0, noise: Array | float = 0.0) -> Gaussian:
-        """The density of A v + offset + e, e ~ N(0, noise)."""
-        cov = matrix @ self.cov @ matrix.T + noise
+        """The density of A v + offset + e, e ~ N(0, noise); a number stands for that variance in every entry."""
+        noise = np.asarray(noise)
+        cov = matrix @ self.cov @ matrix.T + (noise * np.eye(len(matrix)) if noise.ndim == 0 else noise)
         return Gaussian(matrix @ self.mean + offset, (cov + cov.T) / 2)
 
     def entropy(self) -> float:
@@ -289,9 +292,9 @@ def _is_positive_definite(matrix: Array) -> bool:
     return True
 
 
-def _brief(value: Array) -> str:
-    if value.ndim == 0:
+def _brief(form: str, value: Array) -> str:
+    if form == "scalar":
         return f"{float(value):g}"
-    if value.ndim == 2 and value.shape[0] == value.shape[1]:
+    if form == "full":
         return f"a matrix with smallest eigenvalue {np.linalg.eigvalsh(value)[0]:.3g}"
     return f"numbers between {value.min():.3g} and {value.max():.3g}"

@@ -43,7 +43,7 @@ class Likelihood:
 
     def score(self, logits: Array, target: Array) -> Array:
         gap = target - self.mean(logits)
-        return np.where(np.isnan(gap), gap.dtype.type(0), gap)
+        return np.where(np.isnan(target), gap.dtype.type(0), gap)
 
     def whitened_score(self, logits: Array, target: Array) -> Array:
         """s with L s = score: the score in the units of ``root``."""
@@ -60,8 +60,9 @@ class Likelihood:
         raise NotImplementedError
 
 
-def _per_sample(values: Array) -> Array:
-    return np.where(np.isnan(values), values.dtype.type(0), values).reshape(len(values), -1).sum(axis=1)
+def _per_sample(target: Array, values: Array) -> Array:
+    """Sum of the values whose target is known."""
+    return np.where(np.isnan(target), values.dtype.type(0), values).reshape(len(values), -1).sum(axis=1)
 
 
 class Categorical(Likelihood):
@@ -76,15 +77,13 @@ class Categorical(Likelihood):
         classes, rest = event[0], event[1:]
         labels = np.asarray(labels)
         if labels.ndim == len(event) + 1 and labels.shape[1:] == event and labels.shape[1:] != (1,):
-            return _probabilities(labels, vertex, dtype)
-        if labels.shape[1:] == (1, *rest) and rest != ():
+            return _distributions(_probabilities(labels, vertex, dtype), vertex)
+        if labels.shape[1:] == (1, *rest):
             labels = labels[:, 0]
-        elif labels.shape[1:] == (1,) and not rest:
-            labels = labels[:, 0]
-        if labels.shape[1:] != rest:
+        if labels.ndim == 0 or labels.shape[1:] != rest:
             raise EvidenceError(
-                f"evidence for {vertex!r}: got shape {labels.shape}, expected integer labels (N, {_axes(rest)}) "
-                f"or one-hot rows (N, {_axes(event)})"
+                f"evidence for {vertex!r}: got shape {labels.shape}, expected integer labels {_rows(rest)} "
+                f"or one-hot rows {_rows(event)}"
             )
         numbers = labels.astype(np.float64)
         missing = np.isnan(numbers)
@@ -101,21 +100,25 @@ class Categorical(Likelihood):
 
     def log_prob(self, logits: Array, target: Array) -> Array:
         shifted = logits - logits.max(axis=1, keepdims=True)
-        return _per_sample(target * (shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))))
+        return _per_sample(target, target * (shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))))
+
+    def _floored(self, logits: Array) -> Array:
+        """Probabilities that have not underflowed to zero, so that L s = score can be solved for s."""
+        p = self.mean(logits)
+        return np.maximum(p, np.finfo(p.dtype).tiny)
 
     def whitened_score(self, logits: Array, target: Array) -> Array:
-        p = self.mean(logits)
-        return self.score(logits, target) / np.sqrt(np.maximum(p, np.finfo(p.dtype).tiny))
+        return self.score(logits, target) / np.sqrt(self._floored(logits))
 
     def root(self, logits: Array, v: Array, present: Array) -> Array:
         """L = diag(√p) - p √pᵀ."""
-        p = self.mean(logits) * present
+        p = self._floored(logits) * present
         r = np.sqrt(p)
         axis = v.ndim - logits.ndim + 1
         return r * v - p * (r * v).sum(axis=axis, keepdims=True)
 
     def root_adjoint(self, logits: Array, v: Array, present: Array) -> Array:
-        p = self.mean(logits) * present
+        p = self._floored(logits) * present
         r = np.sqrt(p)
         axis = v.ndim - logits.ndim + 1
         return r * (v - (p * v).sum(axis=axis, keepdims=True))
@@ -127,17 +130,20 @@ class Categorical(Likelihood):
 
 
 class Bernoulli(Likelihood):
-    """Independent logistic likelihoods, one per entry.  Labels: 0, 1 or probabilities (NaN = missing), shape (N, *event)."""
+    """Independent logistic likelihoods, one per entry.
+
+    Labels: 0, 1 or probabilities (NaN = missing), shape (N, *event).
+    """
 
     name = "bernoulli"
 
     def encode(self, labels: Array, event: tuple[int, ...], vertex: str, dtype: Any) -> Array:
         labels = np.asarray(labels)
-        if labels.shape[1:] != event and event in ((1,), ()) and labels.size == len(labels):
+        if labels.ndim and labels.shape[1:] != event and event in ((1,), ()) and labels.size == len(labels):
             labels = labels.reshape(len(labels), *event)
-        if labels.shape[1:] != event:
+        if labels.ndim == 0 or labels.shape[1:] != event:
             raise EvidenceError(
-                f"evidence for {vertex!r}: got shape {labels.shape}, expected 0/1 labels (N, {_axes(event)})"
+                f"evidence for {vertex!r}: got shape {labels.shape}, expected 0/1 labels {_rows(event)}"
             )
         return _probabilities(labels, vertex, dtype)
 
@@ -145,7 +151,7 @@ class Bernoulli(Likelihood):
         return special.expit(logits)
 
     def log_prob(self, logits: Array, target: Array) -> Array:
-        return _per_sample(target * logits - np.logaddexp(logits, logits.dtype.type(0)))
+        return _per_sample(target, target * logits - np.logaddexp(logits, logits.dtype.type(0)))
 
     def _deviation(self, logits: Array) -> Array:
         return np.sqrt(np.maximum(special.expit(logits) * special.expit(-logits), np.finfo(logits.dtype).tiny))
@@ -173,8 +179,23 @@ def _probabilities(values: Array, vertex: str, dtype: Any) -> Array:
     return values
 
 
-def _axes(event: tuple[int, ...]) -> str:
-    return ", ".join(map(str, event))
+def _distributions(rows: Array, vertex: str) -> Array:
+    """Rows over the classes (axis 1), each missing altogether or summing to one."""
+    missing = np.isnan(rows)
+    if (missing.any(axis=1) != missing.all(axis=1)).any():
+        raise EvidenceError(f"evidence for {vertex!r}: some classes of a row are NaN; a missing label is a row of NaN")
+    total = rows.sum(axis=1)
+    wrong = np.abs(total - 1) > 1e-3
+    if wrong.any():
+        raise EvidenceError(
+            f"evidence for {vertex!r}: got class probabilities with sum {total[wrong][0]:g}, "
+            "expected rows that sum to 1"
+        )
+    return rows
+
+
+def _rows(event: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, ('N', *event)))}{'' if event else ','})"
 
 
 LIKELIHOODS: dict[str, Likelihood] = {entry.name: entry for entry in (Categorical(), Bernoulli())}

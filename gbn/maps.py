@@ -8,7 +8,8 @@ arrays of the network carry it)::
 
 Any leading axes are carried along, so that many vectors travel in one call.  When the parent is shared by the samples
 (a weight) its ``in_shape`` has no sample axis, and ``pull`` sums over the samples.  Maps never store the dense matrix;
-``dense()`` builds it for tests and small examples.  Results may share memory with the argument: treat them as read-only.
+``dense()`` builds it for tests and small examples.  Results may share memory with the argument: treat them as
+read-only.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class LinearMap:
         size = math.prod(event)
         unit = np.eye(size, dtype=dtype).reshape(size, 1, *event)
         rows = self.pull(np.broadcast_to(unit, (size, samples, *event)))
-        return np.moveaxis(rows.reshape(size, samples, -1), 0, 1)
+        return np.moveaxis(rows.reshape(size, samples, math.prod(self.in_shape[1:])), 0, 1)
 
     def dense(self, dtype: Any = np.float64) -> Array:
         """The whole matrix, samples included, for tests.  Shape: (prod(out_shape), prod(in_shape))."""
@@ -82,7 +83,7 @@ def _lead(v: Array, shape: Shape) -> Shape:
     return v.shape[: v.ndim - len(shape)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Adjoint(LinearMap):
     """Another map read backwards: broadcasting becomes a sum, slicing becomes zero padding."""
 
@@ -106,7 +107,7 @@ class Adjoint(LinearMap):
         return Adjoint(self.inner.squared())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Chain(LinearMap):
     """Maps one after the other, the first applied first.
 
@@ -138,7 +139,7 @@ class Chain(LinearMap):
         return Chain(tuple(map_.squared() for map_ in self.maps))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Reshape(LinearMap):
     """The same entries in another shape."""
 
@@ -155,7 +156,7 @@ class Reshape(LinearMap):
         return self
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Permute(LinearMap):
     """Axes in another order: axis k of the output is axis ``perm[k]`` of the input."""
 
@@ -180,7 +181,7 @@ class Permute(LinearMap):
         return self
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Slice(LinearMap):
     """A rectangular part (one ``slice`` an axis); its adjoint pads with zeros."""
 
@@ -189,23 +190,25 @@ class Slice(LinearMap):
 
     @property
     def out_shape(self) -> Shape:  # type: ignore[override]
-        return tuple(
-            len(range(*part.indices(size))) for part, size in zip(self.slices, self.in_shape, strict=True)
-        )
+        return tuple(len(range(*part.indices(size))) for part, size in zip(self.slices, self.in_shape, strict=True))
+
+    @property
+    def _index(self) -> tuple[Any, ...]:
+        return (..., *self.slices)
 
     def push(self, v: Array) -> Array:
-        return v[(..., *self.slices)]
+        return v[self._index]
 
     def pull(self, g: Array) -> Array:
         out = np.zeros(_lead(g, self.out_shape) + self.in_shape, g.dtype)
-        out[(..., *self.slices)] = g
+        out[self._index] = g
         return out
 
     def squared(self) -> LinearMap:
         return self
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Select(LinearMap):
     """Gather: output entry k is input entry ``index[k]`` (flat positions); its adjoint scatters and adds."""
 
@@ -217,19 +220,19 @@ class Select(LinearMap):
         return self.index.shape
 
     def push(self, v: Array) -> Array:
-        return v.reshape(*_lead(v, self.in_shape), -1)[..., self.index]
+        return v.reshape(*_lead(v, self.in_shape), math.prod(self.in_shape))[..., self.index]
 
     def pull(self, g: Array) -> Array:
         lead = _lead(g, self.out_shape)
         out = np.zeros((*lead, math.prod(self.in_shape)), g.dtype)
-        np.add.at(out, (..., self.index), g)
+        np.add.at(out, (..., self.index), g)  # type: ignore[arg-type]
         return out.reshape(lead + self.in_shape)
 
     def squared(self) -> LinearMap:
         return self
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Diagonal(LinearMap):
     """Entry-wise factors, after numpy broadcasting of the input to ``out_shape``: y = d ⊙ broadcast(v).
 
@@ -266,7 +269,7 @@ class Diagonal(LinearMap):
         return Diagonal(self.factor * self.factor, self.in_shape, self.out_shape, self.view)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Contraction(LinearMap):
     """Matrix product with a fixed factor, batched as ``np.matmul`` batches.
 
@@ -287,7 +290,7 @@ class Contraction(LinearMap):
         if self.transposed:
             v = v.swapaxes(-1, -2)
         if self.side == "left":
-            return _matmul(self._align(v, lead), self.fixed).reshape(lead + self.out_shape)
+            return arrays.matmul(self._align(v, lead), self.fixed).reshape(lead + self.out_shape)
         return np.matmul(self.fixed, self._align(v, lead))
 
     def _align(self, v: Array, lead: Shape) -> Array:
@@ -296,19 +299,21 @@ class Contraction(LinearMap):
         return v.reshape(lead + (1,) * missing + v.shape[len(lead) :]) if lead and missing > 0 else v
 
     def pull(self, g: Array) -> Array:
-        lead = _lead(g, self.out_shape)
         fixed = self.fixed
+        if g.ndim == 2 == fixed.ndim:
+            # Plain layers come here, and the overhead of the general case would show in their gradient.
+            out = arrays.matmul(g, fixed.T) if self.side == "left" else fixed.T @ g
+            return out.T if self.transposed else out
+        lead = _lead(g, self.out_shape)
         if self.side == "right" and len(self.in_shape) == 2 and fixed.ndim > 2:
             # One product over all rows, not one per batch entry followed by a sum.
             g = g.reshape(*lead, -1, g.shape[-1]) if g.ndim == len(lead) + fixed.ndim else g
             fixed = fixed.reshape(-1, fixed.shape[-1])
         if self.side == "left":
-            out = _matmul(g, fixed.swapaxes(-1, -2))
-            out = out.swapaxes(-1, -2) if self.transposed else out
-        elif self.transposed:
-            out = np.matmul(g.swapaxes(-1, -2), fixed)
+            out = arrays.matmul(g, fixed.swapaxes(-1, -2))
         else:
             out = np.matmul(fixed.swapaxes(-1, -2), g)
+        out = out.swapaxes(-1, -2) if self.transposed else out
         if out.shape == lead + self.in_shape:
             return out
         return arrays.unbroadcast(out, self.in_shape, len(lead))
@@ -318,17 +323,10 @@ class Contraction(LinearMap):
 
     def blocks(self, dtype: Any = np.float64) -> Array:
         plain = self.side == "left" and not self.transposed and self.fixed.ndim == 2 and len(self.in_shape) == 2
-        return self.fixed.T[None] if plain else super().blocks(dtype)
+        return self.fixed.T[None].astype(dtype, copy=False) if plain else super().blocks(dtype)
 
 
-def _matmul(a: Array, b: Array) -> Array:
-    """a @ b as one product when b is a single matrix."""
-    if b.ndim == 2 and a.ndim > 2:
-        return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[-1])
-    return np.matmul(a, b)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Convolution(LinearMap):
     """Cross-correlation as ONNX ``Conv`` defines it, linear in the image or in the kernel, the other one fixed.
 
@@ -364,7 +362,7 @@ class Convolution(LinearMap):
         return Convolution(self.fixed**2, self.variable, self.in_shape, self.out_shape, self.geometry)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class WindowSum(LinearMap):
     """Sums over sliding windows; padding counts as zero.  ``geometry``: kernel, strides, dilations, pads."""
 
@@ -383,7 +381,7 @@ class WindowSum(LinearMap):
         return self
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class WindowSelect(LinearMap):
     """One entry of each sliding window: the tap recorded in ``index`` (max pooling at its operating point)."""
 
@@ -405,7 +403,7 @@ class WindowSelect(LinearMap):
         return self
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Rowwise(LinearMap):
     """Diagonal plus low rank along some axes: y = d ⊙ v + Σ_r u_r Σ_axes (w_r ⊙ v), input and output of one shape.
 
@@ -438,4 +436,3 @@ class Rowwise(LinearMap):
         crossed = sum((2 * u * w for u, w in self.terms), start=self.diagonal)
         pairs = tuple((u * s, w * t) for u, w in self.terms for s, t in self.terms)
         return Rowwise(self.diagonal * crossed, pairs, self.axes, self.in_shape)
-

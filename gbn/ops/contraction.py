@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
+from gbn import arrays
 from gbn.maps import Chain, Contraction, Diagonal, LinearMap, Reshape, Shape
 from gbn.ops.base import Array, Maps, Varying, op, product
 
@@ -20,16 +22,13 @@ def gemm(
     *,
     alpha: float = 1.0,
     beta: float = 1.0,
-    transA: int = 0,  # noqa: N803 - ONNX attribute
-    transB: int = 0,  # noqa: N803
+    transA: int = 0,
+    transB: int = 0,
 ) -> tuple[Array, Maps]:
     """alpha A B + beta C, with A = aᵀ or a, B = bᵀ or b; ``a`` may have more than two axes."""
     left = a.swapaxes(-1, -2) if transA else a
     right = b.swapaxes(-1, -2) if transB else b
-    if left.ndim > 2:
-        y = (left.reshape(-1, left.shape[-1]) @ right).reshape(*left.shape[:-1], right.shape[-1])
-    else:
-        y = left @ right
+    y = arrays.matmul(left, right)
     if alpha != 1.0:
         y, left, right = y * alpha, left * alpha, right * alpha
     shape = y.shape
@@ -49,7 +48,7 @@ def matmul(a: Array, b: Array) -> tuple[Array, Maps]:
     left = a[None] if a.ndim == 1 else a
     right = b[:, None] if b.ndim == 1 else b
     y = np.matmul(a, b)
-    full = np.broadcast_shapes(left.shape[:-2], right.shape[:-2]) + (left.shape[-2], right.shape[-1])
+    full = (*np.broadcast_shapes(left.shape[:-2], right.shape[:-2]), left.shape[-2], right.shape[-1])
 
     def padded(x: Array, matrix: Array, inner: LinearMap) -> LinearMap:
         """Around the matrix product, the axes that a vector has not."""
@@ -77,8 +76,8 @@ def linear(*terms: Array, shape: Sequence[int] | None = None) -> tuple[Array, Ma
     parents, weights = terms[0 : len(terms) - 1 : 2], terms[1::2]
     bias = terms[-1] if len(terms) % 2 else None
     rows = [u.reshape(len(u), -1) for u in parents]
-    y = sum(u @ w.T for u, w in zip(rows, weights, strict=True))
-    y = bias[None] if not parents else y if bias is None else y + bias
+    products = [arrays.matmul(u, w.T) for u, w in zip(rows, weights, strict=True)]
+    y = reduce(np.add, products if bias is None else [*products, bias] if products else [bias[None]])
     flat = y.shape
     y = y if shape is None else y.reshape(len(y), *shape)
 
@@ -88,12 +87,13 @@ def linear(*terms: Array, shape: Sequence[int] | None = None) -> tuple[Array, Ma
         last = [] if y.shape == flat else [Reshape(flat, y.shape)]
         return Chain((*first, inner, *last)) if first or last else inner
 
-    maps: list[Callable[[], LinearMap]] = []
-    for u, row, w in zip(parents, rows, weights, strict=True):
-        maps.append(lambda u=u, row=row, w=w: around(u.shape, Contraction(w.T, "left", row.shape, flat)))
-        maps.append(
-            lambda row=row, w=w: around(w.shape, Contraction(row, "right", w.shape, flat, transposed=True))
+    def of_pair(u: Array, row: Array, w: Array) -> Maps:
+        return (
+            lambda: around(u.shape, Contraction(w.T, "left", row.shape, flat)),
+            lambda: around(w.shape, Contraction(row, "right", w.shape, flat, transposed=True)),
         )
+
+    maps = [make for pair in zip(parents, rows, weights, strict=True) for make in of_pair(*pair)]
     if bias is not None:
         maps.append(lambda: around(bias.shape, Diagonal(1.0, bias.shape, flat)))
     return y, tuple(maps)

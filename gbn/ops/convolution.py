@@ -28,9 +28,7 @@ def _geometry(
     dilations = tuple(dilations or (1,) * rank)
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-        total = [
-            max(0, (-(-size // s) - 1) * s + r - size) for size, s, r in zip(spatial, strides, reach, strict=True)
-        ]
+        total = [max(0, (-(-size // s) - 1) * s + r - size) for size, s, r in zip(spatial, strides, reach, strict=True)]
         small = [t // 2 for t in total]
         large = [t - s for t, s in zip(total, small, strict=True)]
         pads = [*small, *large] if auto_pad == "SAME_UPPER" else [*large, *small]
@@ -98,14 +96,14 @@ def average_pool(
     geometry = _geometry(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad)
     geometry["kernel"] = tuple(kernel_shape)
     total = arrays.window_sum(x, ceil_mode=bool(ceil_mode), **geometry)
-    factor = 1 / _entries(x.shape[2:], total.shape[2:], geometry, bool(count_include_pad)).astype(x.dtype)
+    entries = _entries(x.shape[2:], total.shape[2:], geometry, bool(count_include_pad))
+    # A window that lies in the padding altogether has no entries; its mean is taken as zero.
+    factor = 1 / np.maximum(entries, 1).astype(x.dtype)
     sums = WindowSum(x.shape, total.shape, geometry, bool(ceil_mode))
     return total * factor, (lambda: Chain((sums, Diagonal(factor, total.shape, total.shape))),)
 
 
-def _entries(
-    spatial: Sequence[int], out: Sequence[int], geometry: dict[str, Any], include_pad: bool
-) -> Array:
+def _entries(spatial: Sequence[int], out: Sequence[int], geometry: dict[str, Any], include_pad: bool) -> Array:
     """How many entries each window averages over; what ``ceil_mode`` adds beyond the padding never counts."""
     rank = len(spatial)
     counts = np.ones(())

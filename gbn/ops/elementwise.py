@@ -21,7 +21,7 @@ _INV_SQRT_2PI = 0.3989422804014327
 def _unary(
     name: str,
     value: Callable[..., Array],
-    derivative: Callable[..., Array],
+    derivative: Callable[..., Array | float],
     linear: Callable[[Varying], bool] | None = None,
     **defaults: Any,
 ) -> None:

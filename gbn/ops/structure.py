@@ -97,9 +97,7 @@ def pad(
     begins, ends = [0] * x.ndim, [0] * x.ndim
     for axis, begin, end in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         begins[axis], ends[axis] = begin, end
-    cut = tuple(
-        slice(max(0, -b), size - max(0, -e)) for b, e, size in zip(begins, ends, x.shape, strict=True)
-    )
+    cut = tuple(slice(max(0, -b), size - max(0, -e)) for b, e, size in zip(begins, ends, x.shape, strict=True))
     width = [(max(0, b), max(0, e)) for b, e in zip(begins, ends, strict=True)]
     if mode != "constant":
         index = np.pad(np.arange(x.size).reshape(x.shape)[cut], width, mode=mode)  # type: ignore[call-overload]
