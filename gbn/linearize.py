@@ -21,10 +21,10 @@ from gbn.maps import Diagonal, LinearMap
 from gbn.net import GaussianBayesNet, Vertex
 from gbn.ops import Maps
 
-__all__ = ["Linearization", "linear_net"]
+__all__ = ["Linearization", "Rule", "linear_net"]
 
 Array = np.ndarray[Any, Any]
-Visit = Callable[[str, Array | None], Array | None]
+Rule = Callable[[Array | None], Array | None]
 Source = Callable[[str], Array | None]
 
 
@@ -43,7 +43,8 @@ class Linearization:
         self.values = values
         self.errors = errors
         self._makers = maps
-        self._maps: dict[tuple[str, int], LinearMap] = {}
+        self._maps: dict[tuple[str, int], LinearMap | None] = {}
+        self._closed = frozenset(name for name in evidence.values if name not in evidence.masks)
 
     @classmethod
     def forward(cls, evidence: Evidence, innovations: Mapping[str, Array] | None = None) -> Linearization:
@@ -81,16 +82,17 @@ class Linearization:
     def map(self, child: str, position: int) -> LinearMap | None:
         """The Jacobian of a vertex by its parent at ``position``; None where the op has no derivative there."""
         key = (child, position)
-        if key not in self._maps:
-            vertex = self.net.vertices[child]
-            if vertex.kind == "likelihood":
-                shape = self.values[vertex.parents[0]].shape
-                return Diagonal(1.0, shape, shape)
-            maker = self._makers[child][position]
-            if maker is None:
-                return None
-            self._maps[key] = maker()
-        return self._maps[key]
+        if key in self._maps:
+            return self._maps[key]
+        makers = self._makers.get(child)
+        if makers is None:
+            shape = self.values[self.net.vertices[child].parents[0]].shape
+            made: LinearMap | None = Diagonal(1.0, shape, shape)
+        else:
+            maker = makers[position]
+            made = None if maker is None else maker()
+        self._maps[key] = made
+        return made
 
     def parents(self, name: str) -> tuple[str, ...]:
         """The parents a vertex listens to: none where it is set from outside."""
@@ -98,7 +100,7 @@ class Linearization:
 
     def closed(self, name: str) -> bool:
         """Whether the vertex is wholly observed, so that nothing passes through it."""
-        return name in self.evidence.values and name not in self.evidence.masks
+        return name in self._closed
 
     def upstream(self, names: Iterable[str]) -> set[str]:
         """These vertices and the ancestors whose deviations reach them."""
@@ -111,9 +113,10 @@ class Linearization:
     def downstream(self, names: Iterable[str]) -> set[str]:
         """These vertices and the descendants whose messages reach them."""
         found = set(names)
-        for name in self.net.vertices:
-            if any(parent in found and not self.closed(parent) for parent in self.parents(name)):
-                found.add(name)
+        for name, vertex in self.net.vertices.items():
+            if name not in found and not found.isdisjoint(vertex.parents) and name not in self.evidence.do:
+                if any(parent in found and parent not in self._closed for parent in vertex.parents):
+                    found.add(name)
         return found
 
     def everywhere(self, messages: Mapping[str, Array]) -> dict[str, Array]:
@@ -125,33 +128,42 @@ class Linearization:
 
         return {n: messages[n] if n in messages else zeros(v) for n, v in self.net.vertices.items()}
 
-    def pull(self, visit: Visit, wanted: Iterable[str]) -> dict[str, Array]:
+    def pull(self, rules: Mapping[str, Rule], wanted: Iterable[str]) -> dict[str, Array]:
         """Messages from children to parents, in reverse topological order.
 
         Args:
-            visit: called at each vertex with the sum of its children's messages (None: there are none); returns the
-                vertex's own message λ, which travels on to its parents (None: it sends nothing).
+            rules: vertex -> function from the sum of its children's messages (None: there are none) to its own message
+                λ, which travels on to its parents (None: it sends nothing).  A vertex without a rule passes on what it
+                hears.
             wanted: vertices whose messages are asked for; others are visited only where they lie on the way.
 
         Returns:
-            vertex -> λ, shape (*lead, samples, *event), or (*lead, *event) for shared vertices.
+            wanted vertex -> λ, shape (*lead, samples, *event), or (*lead, *event) for shared vertices; none where
+            nothing was heard.
         """
-        concerned = self.downstream(wanted)
+        wanted = set(wanted)
+        concerned, closed, do = self.downstream(wanted), self._closed, self.evidence.do
         incoming: dict[str, Array] = {}
         messages: dict[str, Array] = {}
         for name in reversed(self.net.vertices):
             if name not in concerned:
                 continue
-            message = visit(name, incoming.pop(name, None))
+            message = incoming.pop(name, None)
+            if name in rules:
+                message = rules[name](message)
             if message is None:
                 continue
-            messages[name] = message
-            for position, parent in enumerate(self.parents(name)):
-                if parent in concerned and not self.closed(parent):
-                    map_ = self.map(name, position)
-                    if map_ is not None:
-                        part = map_.pull(message)
-                        incoming[parent] = incoming[parent] + part if parent in incoming else part
+            if name in wanted:
+                messages[name] = message
+            if name in do:
+                continue
+            for position, parent in enumerate(self.net.vertices[name].parents):
+                if parent not in concerned or parent in closed:
+                    continue
+                map_ = self.map(name, position)
+                if map_ is not None:
+                    part = map_.pull(message)
+                    incoming[parent] = incoming[parent] + part if parent in incoming else part
         return messages
 
     def push(self, source: Source, wanted: Iterable[str] | None = None) -> tuple[dict[str, Array], dict[str, Array]]:

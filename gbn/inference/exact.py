@@ -24,7 +24,7 @@ from gbn.errors import ConvergenceWarning, InferenceError, SingularEvidenceError
 from gbn.evidence import Evidence
 from gbn.gaussian import LOG_2PI
 from gbn.inference import predictive_coding
-from gbn.linearize import Linearization
+from gbn.linearize import Linearization, Rule
 from gbn.net import GaussianBayesNet
 from gbn.posterior import Posterior
 
@@ -178,18 +178,20 @@ class _System:
 
     def pull(self, sources: Mapping[str, Array], wanted: Iterable[str]) -> dict[str, Array]:
         """λ from what some vertices send; an observed entry sends that and nothing else."""
-        masks, values = self.point.evidence.masks, self.point.evidence.values
-        zero = np.zeros((), self.point.net.dtype)
+        rules: dict[str, Rule] = {name: self._rule(name, sources.get(name)) for name in {*sources, *self.observed}}
+        return self.point.pull(rules, wanted)
 
-        def visit(name: str, pulled: Array | None) -> Array | None:
-            own = sources.get(name)
-            if pulled is not None and name in masks:
-                pulled = np.where(masks[name], zero, pulled)
-            elif name in values:
-                pulled = None
-            return own if pulled is None else pulled if own is None else pulled + own
+    def _rule(self, name: str, own: Array | None) -> Rule:
+        mask = self.point.evidence.masks.get(name)
+        closed = self.point.closed(name)
 
-        return self.point.pull(visit, wanted)
+        def send(pulled: Array | None) -> Array | None:
+            if closed or pulled is None:
+                return own
+            heard = pulled if mask is None else np.where(mask, pulled.dtype.type(0), pulled)
+            return heard if own is None else heard + own
+
+        return send
 
     def push(
         self, messages: Mapping[str, Array], wanted: Iterable[str] | None, more: Mapping[str, Array] | None = None
@@ -263,7 +265,7 @@ class _System:
         _ = self.by_pattern.logdet
         matrix = self.by_pattern.matrix
         columns = np.moveaxis(right.reshape(-1, *right.shape[-2:]), 0, -1)
-        if len(matrix) == len(self.pattern):
+        if self.by_pattern is self:
             solved = np.linalg.solve(matrix, columns)
         else:
             solved = np.empty_like(columns)
@@ -389,7 +391,7 @@ class _Exact:
         pattern = self.system.pattern
         if len(by_pattern) == 1:
             return np.broadcast_to(by_pattern, (len(pattern), *by_pattern.shape[1:]))
-        return by_pattern if len(by_pattern) == len(pattern) else by_pattern[pattern]
+        return by_pattern[pattern]
 
     def sample(self, n: int, rng: np.random.Generator, names: Sequence[str]) -> dict[str, Array]:
         """Draws of the prior, each corrected by the response to its own innovation."""

@@ -23,7 +23,7 @@ from gbn.evidence import Evidence
 from gbn.gaussian import LOG_2PI
 from gbn.inference.lbfgs import LBFGS
 from gbn.inference.loop import Outcome, iterate
-from gbn.linearize import Linearization
+from gbn.linearize import Linearization, Rule
 from gbn.net import GaussianBayesNet
 from gbn.posterior import Posterior
 
@@ -117,8 +117,9 @@ def gradient(net: GaussianBayesNet, evidence: Evidence | Mapping[str, Any], name
     if not isinstance(evidence, Evidence):
         evidence = Evidence.read(net, evidence)
     names = [n for n in net.parameters if net[n].trainable] if names is None else list(names)
-    messages = _Rounds(Linearization.forward(evidence)).sweep(names)
-    return {n: -messages[n] if n in messages else np.zeros(net[n].shape, net.dtype) for n in names}
+    # Messages are linear in what is clamped, so the sign is turned there, where arrays are small.
+    messages = _Rounds(Linearization.forward(evidence), sign=-1).sweep(names)
+    return {n: messages[n] if n in messages else np.zeros(net[n].shape, net.dtype) for n in names}
 
 
 class _Rounds:
@@ -128,12 +129,12 @@ class _Rounds:
     before.  The first sweep at η = 1 is backprop's recursion.
     """
 
-    def __init__(self, point: Linearization, eta: float = 1.0, in_place: bool = True) -> None:
-        self.point, self.eta, self.in_place = point, eta, in_place
+    def __init__(self, point: Linearization, eta: float = 1.0, in_place: bool = True, sign: int = 1) -> None:
+        self.point, self.eta, self.in_place, self._sign = point, eta, in_place, sign
         self.passes = 1
         net, evidence = point.net, point.evidence
         self.latents = {n for n, v in net.vertices.items() if v.random and n not in evidence.do and not point.closed(n)}
-        self.clamped = _clamped_messages(point)
+        self.clamped = {name: sign * message for name, message in _clamped_messages(point).items()}
         self._state: dict[str, Array] = {}
         self._gap = self._scale = 0.0
 
@@ -143,12 +144,15 @@ class _Rounds:
         old = dict(self._state)
         moved: dict[str, Array] = {}
 
-        def latent(name: str, pulled: Array | None) -> Array | None:
-            if pulled is not None:
-                moved[name] = self._relaxed(name, pulled, old.get(name))
-            return (moved if self.in_place else old).get(name)
+        def rule(name: str) -> Rule:
+            def move(pulled: Array | None) -> Array | None:
+                if pulled is not None:
+                    moved[name] = self._relaxed(name, pulled, old.get(name))
+                return (moved if self.in_place else old).get(name)
 
-        self._pull(latent, self.latents)
+            return move
+
+        self._pull({name: rule(name) for name in self.latents}, self.latents)
         self._state = old | moved
         return {"gap": self._gap / self._scale if self._scale > 0 else 0.0, "passes": self.passes}
 
@@ -164,33 +168,33 @@ class _Rounds:
 
     def messages(self, wanted: Iterable[str]) -> dict[str, Array]:
         """λ from the present state: latents keep it, all others hear them at once."""
-        return self._pull(lambda name, _: self._state.get(name), wanted)
+        return self._pull({name: _always(self._state.get(name)) for name in self.latents}, wanted)
 
     def sweep(self, wanted: Iterable[str]) -> dict[str, Array]:
-        """λ of one sweep at η = 1, which is its fixed point."""
+        """λ of one sweep at η = 1, which is its fixed point: every latent takes over what it hears."""
+        return self._pull({}, wanted)
 
-        def latent(name: str, pulled: Array | None) -> Array | None:
-            if pulled is not None:
-                self._state[name] = pulled
-            return pulled
-
-        return self._pull(latent, wanted)
-
-    def _pull(self, latent: Callable[[str, Array | None], Array | None], wanted: Iterable[str]) -> dict[str, Array]:
+    def _pull(self, rules: Mapping[str, Rule], wanted: Iterable[str]) -> dict[str, Array]:
+        """One reverse pass; beside the rules of latents stand those of observed entries."""
         self.passes += 1
-        clamped, latents = self.clamped, self.latents
-        conditionals = self.point.evidence.conditionals
+        partly = {name: self._partly(name, rules.get(name)) for name in self.point.evidence.conditionals}
+        clamped = {name: _always(message) for name, message in self.clamped.items()}
+        return self.point.pull({**rules, **clamped, **partly}, wanted)
 
-        def visit(name: str, pulled: Array | None) -> Array | None:
-            if name in clamped:
-                return clamped[name]
-            message = latent(name, pulled) if name in latents else pulled
-            if name not in conditionals:
-                return message
-            error = self.point.errors[name]
-            return conditionals[name].messages(error, np.zeros_like(error) if message is None else message)
+    def _partly(self, name: str, latent: Rule | None) -> Rule:
+        """The rule of a partly observed vertex, given that of its latent entries."""
+        error = self._sign * self.point.errors[name]
+        conditional = self.point.evidence.conditionals[name]
 
-        return self.point.pull(visit, wanted)
+        def send(pulled: Array | None) -> Array | None:
+            message = pulled if latent is None else latent(pulled)
+            return conditional.messages(error, np.zeros_like(error) if message is None else message)
+
+        return send
+
+
+def _always(message: Array | None) -> Rule:
+    return lambda _: message
 
 
 def _clamped_messages(point: Linearization) -> dict[str, Array]:
@@ -387,20 +391,21 @@ class _Whitened:
 
     def __call__(self, z: Array) -> tuple[Array, Array]:
         point = self.at(z)
-        clamped = _clamped_messages(point)
         innovations = self._split(z)
         gradient: dict[str, Array] = {}
         energy = 0.5 * (z * z).sum(axis=1)
         for name in self.evidence.values:
             energy = energy + self._observed_energy(point, name)
 
-        def visit(name: str, pulled: Array | None) -> Array | None:
-            if name not in innovations:
-                return clamped.get(name, pulled)
-            message, gradient[name] = self._latent(point, name, innovations[name], pulled)
-            return message
+        def rule(name: str) -> Rule:
+            def move(pulled: Array | None) -> Array | None:
+                message, gradient[name] = self._latent(point, name, innovations[name], pulled)
+                return message
 
-        point.pull(visit, self.names)
+            return move
+
+        clamped = {name: _always(message) for name, message in _clamped_messages(point).items()}
+        point.pull({name: rule(name) for name in self.names} | clamped, self.names)
         parts = [gradient.get(n, innovations[n]).reshape(len(z), -1) for n in self.names]
         return energy, np.concatenate([*parts, z[:, :0]], axis=1)
 
