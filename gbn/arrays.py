@@ -70,9 +70,19 @@ def output_shape(
     ``1 + (size + pad_begin + pad_end - dilation (kernel - 1) - 1) / stride``, rounded down, or up with ``ceil_mode``,
     where a last window that would start in the end padding is dropped, as ONNX and torch do.
 
-    Raises ``ValueError`` if the window is larger than the padded axis.
+    Raises ``ValueError`` if the window is larger than the padded axis, or the geometry makes no sense.
     """
     d = len(kernel)
+    if len(spatial) != d or len(strides) != d or len(dilations) != d or len(pads) != 2 * d:
+        raise ValueError(
+            f"{d}-dimensional window {tuple(kernel)} needs {d} spatial axes, strides and dilations and {2 * d} pads; got "
+            f"{len(spatial)} axes, strides {tuple(strides)}, dilations {tuple(dilations)}, pads {tuple(pads)}"
+        )
+    if min((*kernel, *strides, *dilations), default=1) < 1 or min(pads, default=0) < 0:
+        raise ValueError(
+            f"kernel {tuple(kernel)}, strides {tuple(strides)}, dilations {tuple(dilations)} must be positive and pads "
+            f"{tuple(pads)} not negative"
+        )
     return tuple(
         _output_size(spatial[i], kernel[i], strides[i], dilations[i], pads[i], pads[d + i], ceil_mode) for i in range(d)
     )

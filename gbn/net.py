@@ -109,7 +109,9 @@ class GaussianBayesNet:
         Raises:
             GraphError, ShapeError, CovarianceError: naming the vertex.
         """
-        event = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
+        event = tuple(int(size) for size in np.atleast_1d(np.asarray(shape, dtype=int)))
+        if any(size < 1 for size in event):
+            raise ShapeError(f"shape of {name!r}: got {event}, expected positive sizes")
         self._insert(Vertex(name, "input", event or (1,), plated=True))
         if mean is not None or cov is not None:
             try:
@@ -165,7 +167,11 @@ class GaussianBayesNet:
         self._insert(vertex)
         self._own_noise(name, noise)
         if isinstance(cov, str):
-            self.set_noise({name: cov})
+            try:
+                self.set_noise({name: cov})
+            except ShapeError:
+                del self.vertices[name]
+                raise
         return name
 
     def add_linear(
@@ -200,10 +206,12 @@ class GaussianBayesNet:
             if bias is not None:
                 known = isinstance(bias, str)
                 terms.append(bias if known else self.add_parameter(f"{name}.bias", np.atleast_1d(bias)))
-            if not terms:
-                raise GraphError(f"{name!r}: a root needs bias=..., its mean")
+                self._known(terms[-1], f"bias of {name!r}")
+            self._check_children(name, terms)
             if not parents and cov is None:
                 raise GraphError(f"{name!r}: a root without noise is a parameter; use add_parameter, or give cov=...")
+            if not terms:
+                raise GraphError(f"{name!r}: a root needs bias=..., its mean")
             attributes = {} if shape is None else {"shape": list(shape)}
             return self.add(name, "Linear", terms, cov=cov, **attributes)
         except Exception:
@@ -222,8 +230,9 @@ class GaussianBayesNet:
 
     def add_noise(self, name: str, cov: Any, shape: Sequence[int]) -> str:
         """A noise that several vertices of one event shape share, and learn together; use its name as their ``cov``."""
-        if name in self.noises:
-            raise GraphError(f"noise {name!r} exists already")
+        if name in self.noises or name in self.vertices:
+            what = "noise" if name in self.noises else "vertex"
+            raise GraphError(f"{what} {name!r} exists already; names of vertices and noises must be new")
         self.noises[name] = Covariance(cov, shape, name)
         return name
 
@@ -249,6 +258,8 @@ class GaussianBayesNet:
             else:
                 noises[name] = Covariance(cov, vertex.shape, name)
                 vertices[name] = replace(vertex, noise=name, plated=vertex.plated or vertex.kind == "op")
+            if cov is not None:
+                self._check_noisy(vertex)
         self.vertices, self.noises = vertices, noises
 
     def set_prior(self, name: str, mean: Any, cov: Any) -> None:
@@ -265,9 +276,14 @@ class GaussianBayesNet:
         array = self._array(mean, name)
         if array.shape not in ((), vertex.shape):
             raise ShapeError(f"mean of {name!r}: got shape {array.shape}, expected {vertex.shape} or a number")
-        self.set_noise({name: cov})
         value = np.broadcast_to(array, vertex.shape).copy()
-        self.vertices[name] = replace(self.vertices[name], value=value)
+        value.flags.writeable = False
+        self.vertices[name] = replace(vertex, value=value)
+        try:
+            self.set_noise({name: cov})
+        except Exception:
+            self.vertices[name] = vertex
+            raise
 
     def set_value(self, name: str, value: Any) -> None:
         """Replace the array of a parameter or constant by one of the same shape."""
@@ -393,18 +409,19 @@ class GaussianBayesNet:
         values: dict[str, Array] = {}
         maps: dict[str, ops.Maps] = {}
         for name, vertex in self.vertices.items():
+            kind = vertex.kind
             if name in do:
                 values[name] = do[name]
                 continue
-            if vertex.kind == "op":
-                entry = ops.OPS[vertex.op]  # type: ignore[index]
-                mean, maps[name] = entry.function(*[values[p] for p in vertex.parents], **vertex.attributes)
-                if vertex.plated and mean.shape[0] != samples:
-                    mean, maps[name] = _repeated(mean, maps[name], samples)
-            elif vertex.kind == "likelihood":
+            if kind == "op":
+                function = ops.OPS[vertex.op].function  # type: ignore[index]
+                mean, maps[name] = function(*[values[p] for p in vertex.parents], **vertex.attributes)
+                if vertex.plated and mean.shape != (samples, *vertex.shape):
+                    mean, maps[name] = _repeated(mean, maps[name], (samples, *vertex.shape))
+            elif kind == "likelihood":
                 continue
             else:
-                mean = self._root_mean(vertex, samples)
+                mean = self._root_mean(vertex, samples) if vertex.plated else vertex.value  # type: ignore[assignment]
             values[name] = mean if choose is None else choose(vertex, mean)
         return values, maps
 
@@ -560,7 +577,21 @@ class GaussianBayesNet:
             raise GraphError(f"vertex name: got {vertex.name!r}, expected a non-empty string without / or \\")
         if vertex.name in self.vertices:
             raise GraphError(f"vertex {vertex.name!r} exists already; names must be new")
+        if vertex.name in self.noises:
+            raise GraphError(f"noise {vertex.name!r} exists already; names of vertices and noises must be new")
         self.vertices[vertex.name] = vertex
+
+    def _check_noisy(self, vertex: Vertex) -> None:
+        """Refuse noise for an input without a mean, and for a shared vertex that others already took as shared."""
+        if vertex.kind == "input" and vertex.value is None:
+            raise GraphError(f"{vertex.name!r} is an input without a prior; use net.set_prior({vertex.name!r}, mean, cov)")
+        if vertex.kind == "op" and not vertex.plated:
+            children = [n for n, v in self.vertices.items() if vertex.name in v.parents]
+            if children:
+                raise GraphError(
+                    f"{vertex.name!r} is shared by all samples and has the child {children[0]!r}; with noise it would have "
+                    "a value per sample, so give it noise when it is made: net.add(..., cov=...)"
+                )
 
     def _own_noise(self, name: str, noise: Covariance | None) -> None:
         if noise is not None:
@@ -583,15 +614,19 @@ class GaussianBayesNet:
         if len(shape) != 2 or shape[1] != size:
             raise ShapeError(f"weight of {parent!r} in {name!r}: got shape {shape}, expected (child, {size})")
 
-    def _shared_value(self, vertex: Vertex) -> Array:
-        """A value that a shared vertex could have: its own, or its mean given its parents."""
-        if vertex.value is not None:
-            return vertex.value
-        inputs = [self._shared_value(self.vertices[p]) for p in vertex.parents]
-        return ops.get(str(vertex.op))(*inputs, **vertex.attributes)[0]
+    def _check_children(self, name: str, terms: Sequence[str]) -> None:
+        """Weights and bias agree on the child's size: numpy would broadcast a 1."""
+        shapes = [self.vertices[term].shape for term in terms[1::2]]
+        bias = self.vertices[terms[-1]].shape if len(terms) % 2 else None
+        sizes = {shape[0] for shape in shapes}
+        if bias is not None and (len(bias) != 1 or (sizes and {bias[0]} != sizes)):
+            child = ", ".join(map(str, sorted(sizes))) or "child"
+            raise ShapeError(f"bias of {name!r}: got shape {bias}, expected ({child},)")
+        if len(sizes) > 1:
+            raise ShapeError(f"weights of {name!r}: got shapes {shapes}, expected the same number of rows")
 
     def _infer(
-        self, name: str, entry: ops.Op, parents: Iterable[str], attributes: Mapping[str, Any]
+        self, name: str, entry: ops.Op, parents: Sequence[str], attributes: Mapping[str, Any]
     ) -> tuple[Shape, bool]:
         """Event shape of an op's result and whether it is per sample, by a trial run on two samples and on one.
 
@@ -601,7 +636,9 @@ class GaussianBayesNet:
         plated = any(vertex.plated for vertex in vertices)
         rng = np.random.default_rng(0)
         two = [
-            rng.uniform(0.25, 1.0, (2, *v.shape)).astype(self.dtype) if v.plated else self._shared_value(v)
+            rng.uniform(0.25, 1.0, (2, *v.shape) if v.plated else v.shape).astype(self.dtype)
+            if v.value is None or v.plated
+            else v.value
             for v in vertices
         ]
         one = [value[:1] if v.plated else value for value, v in zip(two, vertices, strict=True)]
@@ -609,12 +646,14 @@ class GaussianBayesNet:
             with np.errstate(all="ignore"):
                 pair = entry(*two, **attributes)[0]
                 single = entry(*one, **attributes)[0] if plated else pair
-        except (ValueError, IndexError, TypeError) as error:
+        except (ValueError, IndexError, TypeError, ArithmeticError) as error:
             shapes = ", ".join(f"{v.name!r} {('N, ' if v.plated else '')!s}{v.shape}" for v in vertices)
             raise GraphError(f"{name!r}: {entry.name} does not take its parents ({shapes}): {error}") from None
+        if entry.name == "Linear" and any(not self.vertices[p].plated for p in parents[: len(parents) - 1 : 2]):
+            raise GraphError(f"{name!r}: the parents of a linear CPD have a value per sample; use MatMul between weights")
         if not plated:
-            # Linear without parents has a row axis already; its vertex is a root, one row per sample.
-            return (pair.shape[1:], False) if entry.name == "Linear" else (pair.shape, False)
+            # Linear without parents has a row axis already: its vertex is a root with a value per sample.
+            return (pair.shape[1:], True) if entry.name == "Linear" else (pair.shape, False)
         fits = pair.ndim > 0 and pair.shape[0] == 2 and single.shape == (1, *pair.shape[1:])
         if not fits or not np.allclose(pair[:1], single, rtol=1e-3, atol=1e-5, equal_nan=True):
             raise GraphError(
@@ -624,9 +663,8 @@ class GaussianBayesNet:
         return pair.shape[1:], True
 
 
-def _repeated(mean: Array, maps: ops.Maps, samples: int) -> tuple[Array, ops.Maps]:
-    """The mean of a noisy vertex whose parents are all shared, once per sample."""
-    shape = (samples, *mean.shape[1:])
+def _repeated(mean: Array, maps: ops.Maps, shape: Shape) -> tuple[Array, ops.Maps]:
+    """The mean of a noisy vertex whose parents are all shared, once per sample.  shape: (samples, *event)."""
 
     def repeat(make: Callable[[], LinearMap]) -> LinearMap:
         return Chain((make(), Diagonal(1.0, mean.shape, shape)))

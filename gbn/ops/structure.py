@@ -99,6 +99,8 @@ def pad(
         begins[axis], ends[axis] = begin, end
     cut = tuple(slice(max(0, -b), size - max(0, -e)) for b, e, size in zip(begins, ends, x.shape, strict=True))
     width = [(max(0, b), max(0, e)) for b, e in zip(begins, ends, strict=True)]
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        raise ValueError(f"mode: got {mode!r}, expected 'constant', 'reflect', 'edge' or 'wrap'")
     if mode != "constant":
         index = np.pad(np.arange(x.size).reshape(x.shape)[cut], width, mode=mode)  # type: ignore[call-overload]
         return x.reshape(-1)[index], (lambda: Select(x.shape, index),)

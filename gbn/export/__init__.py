@@ -1,0 +1,1 @@
+"""The way out: nets as objects of other libraries, each imported when it is needed."""

@@ -1,0 +1,142 @@
+"""How much memory an op needs, told from shapes alone: what a reader of untrusted nets asks before it runs one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gbn import arrays
+
+__all__ = ["entries", "footprint"]
+
+Shape = tuple[int, ...]
+Attributes = Mapping[str, Any]
+_TAPS = 1 << 20
+
+
+def footprint(op: str, shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    """Entries of an op's result, then of the arrays it needs on the way.
+
+    Empty for an op without a rule here: one that gives no more entries than it takes.
+
+    Args:
+        shapes: of the inputs, samples included.
+
+    Raises:
+        Exception: shapes or attributes that the op would not take, or must not be given.
+    """
+    return _NEEDS[op](shapes, attributes) if op in _NEEDS else ()
+
+
+def entries(shape: Iterable[int]) -> int:
+    """Number of entries, an empty axis counting as one: a sum over it leaves all the others."""
+    return math.prod(max(1, size) for size in shape)
+
+
+def _need_broadcast(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    return (entries(np.broadcast_shapes(*shapes)),)
+
+
+def _need_statistics(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    x, *statistics = shapes
+    if any(shape != x[1:2] for shape in statistics):
+        raise ValueError(f"statistics of shapes {statistics} for channels {x[1:2]}")
+    return (entries(x),)
+
+
+def _product(a: Shape, b: Shape) -> Shape:
+    left, right = (1, *a) if len(a) == 1 else a, (*b, 1) if len(b) == 1 else b
+    if min(len(left), len(right)) < 2 or left[-1] != right[-2]:
+        raise ValueError(f"there is no matrix product of shapes {a} and {b}")
+    return (*np.broadcast_shapes(left[:-2], right[:-2]), left[-2], right[-1])
+
+
+def _need_matmul(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    return (entries(_product(*shapes)),)
+
+
+def _need_gemm(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    a, b = shapes[:2]
+    a = (*a[:-2], a[-1], a[-2]) if attributes.get("transA") else a
+    b = (*b[:-2], b[-1], b[-2]) if attributes.get("transB") else b
+    return (entries(_product((math.prod(a[:-1]), a[-1]), b)),)
+
+
+def _need_linear(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    pairs = zip(shapes[0 : len(shapes) - 1 : 2], shapes[1::2], strict=True)
+    terms = [_product((u[0], math.prod(u[1:])), w[::-1]) for u, w in pairs]
+    terms += [shapes[-1]] * (len(shapes) % 2)
+    return (entries(np.broadcast_shapes(*terms)),)
+
+
+def _need_concat(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    return (sum(map(math.prod, shapes)),)
+
+
+def _need_pad(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    sizes, pads = list(shapes[0]), attributes["pads"]
+    axes = attributes.get("axes")
+    axes = range(len(sizes)) if axes is None else axes
+    for axis, begin, end in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
+        sizes[axis] = max(0, sizes[axis] + min(0, begin) + min(0, end)) + max(0, begin) + max(0, end)
+    return (entries(sizes),)
+
+
+def _positions(spatial: Shape, kernel: Sequence[int], attributes: Attributes) -> tuple[Shape, int]:
+    """Window positions along each axis, and the entries of the padded axes together."""
+    rank = len(kernel)
+    steps = {key: attributes.get(key) or (1,) * rank for key in ("strides", "dilations")}
+    pads = attributes.get("pads") or (0,) * (2 * rank)
+    # Windows are strided views, which numpy does not keep within the array.
+    if rank != len(spatial) or len(pads) != 2 * rank or any(len(step) != rank for step in steps.values()):
+        raise ValueError(f"windows of {rank} axes over {len(spatial)}, with {steps} and pads {pads}")
+    if min(kernel, default=1) < 1 or min(map(min, steps.values()), default=1) < 1 or min(pads, default=0) < 0:
+        raise ValueError(f"windows with kernel {kernel}, {steps} and pads {pads}, where none may be negative or 0")
+    if str(attributes.get("auto_pad")).startswith("SAME"):
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, steps["dilations"], strict=True)]
+        padded = math.prod(size + r for size, r in zip(spatial, reach, strict=True))
+        return tuple(-(-size // s) for size, s in zip(spatial, steps["strides"], strict=True)), padded
+    ceil_mode = bool(attributes.get("ceil_mode", 0))
+    out = arrays.output_shape(spatial, kernel, pads=pads, ceil_mode=ceil_mode, **steps)
+    return out, math.prod(size + pads[k] + pads[rank + k] for k, size in enumerate(spatial))
+
+
+def _need_conv(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    x, w = shapes[:2]
+    if attributes.get("group", 1) < 1 or len(x) < 2 or len(w) != len(x):
+        raise ValueError(f"a convolution of shapes {x} and {w} in {attributes.get('group', 1)} groups")
+    out, padded = _positions(x[2:], w[2:], attributes)
+    row = math.prod(out[1:]) * x[1] * math.prod(w[2:])
+    return x[0] * w[0] * math.prod(out), x[0] * x[1] * padded, row
+
+
+def _need_pool(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    x, kernel = shapes[0], attributes["kernel_shape"]
+    out, padded = _positions(x[2:], kernel, attributes)
+    if math.prod(kernel) > _TAPS:
+        raise ValueError(f"a window of {math.prod(kernel)} entries, where at most {_TAPS} are taken")
+    taps = max((o * k for o, k in zip(out, kernel, strict=True)), default=0)
+    return math.prod(x[:2]) * math.prod(out), math.prod(x[:2]) * padded, taps
+
+
+# Ops that are not here give no more entries than they take.  Where the result is known beforehand, a false claim is
+# refused before anything is allocated.
+_NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
+    "Gemm": _need_gemm,
+    "MatMul": _need_matmul,
+    "Linear": _need_linear,
+    "Concat": _need_concat,
+    "Pad": _need_pad,
+    "Conv": _need_conv,
+    "MaxPool": _need_pool,
+    "AveragePool": _need_pool,
+    "BatchNormalization": _need_statistics,
+}
+_ENTRYWISE = (
+    "Abs Add Div Dropout Elu Erf Exp Flatten Gelu Identity LayerNormalization LeakyRelu Log LogSoftmax Mul Neg Relu "
+    "Reshape Sigmoid Softmax Softplus Sqrt Squeeze Sub Swish Tanh Transpose Unsqueeze"
+)
+_NEEDS |= dict.fromkeys(_ENTRYWISE.split(), _need_broadcast)
