@@ -1,0 +1,62 @@
+"""Converters: from the model of another library to a :class:`gbn.GaussianBayesNet`.
+
+One module per source, each with ``accepts(obj)`` and ``convert(obj, example=None, **options)``; gbn finds them through
+the entry-point group ``gbn.converters``, the same door third parties use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gbn.net import GaussianBayesNet
+
+__all__ = ["BUILTIN", "from_sklearn", "from_torch"]
+
+BUILTIN = ("converters.torch", "converters.sklearn")
+
+
+def from_torch(
+    module: Any,
+    example: Any = None,
+    *,
+    latents: str | Iterable[str] = "affine",
+    noise: Any = 1.0,
+    output_noise: Any = 1.0,
+    likelihood: str | Mapping[str, str | None] | None = None,
+) -> GaussianBayesNet:
+    """Convert a PyTorch module; see :func:`converters.torch.convert` and :func:`gbn.latents.assign_noise`.
+
+    Raises:
+        ConversionError: listing every layer that has no counterpart.
+    """
+    from converters.torch import convert
+    from gbn.latents import assign_noise
+
+    net = convert(module, example)
+    assign_noise(net, latents, noise, output_noise, likelihood)
+    return net
+
+
+def from_sklearn(
+    estimator: Any,
+    *,
+    latents: str | Iterable[str] = "affine",
+    noise: Any = 1.0,
+    output_noise: Any = 1.0,
+    likelihood: str | Mapping[str, str | None] | None = None,
+) -> GaussianBayesNet:
+    """Convert a fitted scikit-learn network; see :func:`converters.sklearn.convert`.
+
+    ``likelihood`` None keeps what the estimator trains with: categorical or bernoulli labels for a classifier.
+
+    Raises:
+        ConversionError: not fitted, or of a kind that is not supported.
+    """
+    from converters.sklearn import convert
+    from gbn.latents import assign_noise
+
+    net = convert(estimator)
+    assign_noise(net, latents, noise, output_noise, likelihood)
+    return net

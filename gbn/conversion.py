@@ -1,0 +1,117 @@
+"""The way in: from the model of another library to a net, by whichever converter takes it.
+
+Converters are found through the entry-point group ``gbn.converters``.  Each entry names a module with
+``accepts(obj) -> bool``, which must not import the library it is for, and
+``convert(obj, example=None, **options) -> GaussianBayesNet``, which returns a graph without noise; a ``TAKES`` string
+says what it takes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from os import PathLike
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gbn.errors import ConversionError
+from gbn.latents import assign_noise
+from gbn.net import GaussianBayesNet
+
+__all__ = ["GROUP", "convert", "converters"]
+
+GROUP = "gbn.converters"
+# Served where nothing is registered: a checkout that is not installed.
+_BARE = "converters"
+
+
+def convert(
+    obj_or_path: Any,
+    example: Any = None,
+    *,
+    latents: str | Iterable[str] = "affine",
+    noise: Any = 1.0,
+    output_noise: Any = 1.0,
+    likelihood: str | Mapping[str, str | None] | None = "auto",
+    sample_axis: int | None = 0,
+    **options: Any,
+) -> GaussianBayesNet:
+    """Read a neural network as a Gaussian Bayes net.
+
+    Args:
+        obj_or_path: a model, or the path of one; which kinds is up to the converters installed.
+        example: a batch of inputs, shape (samples, *event), for models that must be traced; a tuple for several inputs.
+        latents, noise, output_noise: which vertices are random, and their covariances; see
+            :func:`gbn.latents.assign_noise`.
+        likelihood: "auto" is what the model trains with, as far as the converter knows (a classifier of scikit-learn:
+            categorical or bernoulli; PyTorch: Gaussian); else "categorical", "bernoulli", "gaussian" (or None), or a
+            mapping output -> likelihood.
+        sample_axis: the axis of inputs and outputs that counts the samples; only 0 is supported.
+        options: passed to the converter.
+
+    Raises:
+        ConversionError: no converter takes the object, or the one that does cannot convert it.
+        UnknownNameError, GraphError, CovarianceError: the policy does not fit the net.
+    """
+    if sample_axis != 0:
+        raise ConversionError(
+            f"sample_axis: got {sample_axis!r}, expected 0, the only one supported; wrap the model so that samples "
+            "are on axis 0 of its inputs and outputs"
+        )
+    if isinstance(obj_or_path, (str, PathLike)) and not Path(obj_or_path).exists():
+        raise ConversionError(f"no file {str(obj_or_path)!r}; give a model, or the path of a file that holds one")
+    net = _converter(obj_or_path).convert(obj_or_path, example, **options)
+    if likelihood == "auto":
+        likelihood = None  # leaves the converter's recommendation as it is
+    elif likelihood is None:
+        likelihood = "gaussian"
+    assign_noise(net, latents, noise, output_noise, likelihood)
+    return net
+
+
+def converters() -> list[ModuleType]:
+    """The converter modules, those of third parties first; one that does not load is left out with a warning."""
+    entries = metadata.entry_points(group=GROUP)
+    if not entries:
+        builtin = importlib.import_module(_BARE).BUILTIN
+        entries = [metadata.EntryPoint(name.rpartition(".")[2], name, GROUP) for name in builtin]  # type: ignore[assignment]
+    # A third party may specialise in what a converter of ours takes too.
+    ordered = sorted(entries, key=lambda entry: entry.value.startswith(f"{_BARE}."))
+    return [module for entry in ordered if (module := _load(entry)) is not None]
+
+
+def _load(entry: metadata.EntryPoint) -> ModuleType | None:
+    try:
+        module = entry.load()
+    except Exception as error:  # whatever a third party raises, the others still work
+        warnings.warn(
+            f"the converter {entry.name!r} ({entry.value}) does not load and is left out: "
+            f"{type(error).__name__}: {error}",
+            stacklevel=4,
+        )
+        return None
+    missing = [name for name in ("accepts", "convert") if not callable(getattr(module, name, None))]
+    if missing:
+        warnings.warn(
+            f"the converter {entry.name!r} ({entry.value}) is left out: it has no function {' and no '.join(missing)}",
+            stacklevel=4,
+        )
+        return None
+    return module
+
+
+def _converter(obj: Any) -> ModuleType:
+    installed = converters()
+    for module in installed:
+        if module.accepts(obj):
+            return module
+    taken = "\n  - ".join(getattr(module, "TAKES", module.__name__) for module in installed) or "none"
+    kind = f"file {str(obj)!r}" if isinstance(obj, (str, PathLike)) else f"object of type {_full_name(type(obj))}"
+    raise ConversionError(f"no converter takes the {kind}; the converters installed take\n  - {taken}")
+
+
+def _full_name(kind: type) -> str:
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

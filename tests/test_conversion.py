@@ -1,0 +1,138 @@
+"""Dispatch to converters, built in and of third parties."""
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from gbn import conversion
+from gbn.conversion import convert
+from gbn.errors import ConversionError, UnknownNameError
+from gbn.net import GaussianBayesNet
+
+
+class Foreign:
+    """A model of a library of its own."""
+
+
+def foreign_net(obj: object, example: object = None, *, width: int = 2) -> GaussianBayesNet:
+    net = GaussianBayesNet()
+    net.add_input("x", width)
+    net.add_parameter("W", np.eye(width))
+    net.add("h", "Gemm", ["x", "W"])
+    net.add("y", "Tanh", ["h"])
+    return net
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch):
+    """Puts modules in the place of the registered converters: name -> module, or None for one that does not load."""
+
+    def put(**modules: ModuleType | None) -> None:
+        entries = []
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, f"third_party_{name}", module)
+            entries.append(metadata.EntryPoint(name, f"third_party_{name}", conversion.GROUP))
+        monkeypatch.setattr(metadata, "entry_points", lambda group: metadata.EntryPoints(entries))
+
+    return put
+
+
+def third_party(kind: type = Foreign) -> ModuleType:
+    module = ModuleType("third_party")
+    module.accepts = lambda obj: isinstance(obj, kind)
+    module.convert = foreign_net
+    module.TAKES = "models of a third party"
+    return module
+
+
+def test_a_third_party_converter_is_found(register) -> None:
+    register(foreign=third_party())
+    net = convert(Foreign(), noise=0.5)
+    assert net.latents == ("h", "y")
+    np.testing.assert_allclose(net.noise("h").matrix(), 0.5 * np.eye(2))
+    assert convert(Foreign(), width=3)["x"].shape == (3,)
+
+
+def test_a_converter_that_does_not_load_breaks_no_other(register) -> None:
+    register(broken=None, foreign=third_party())
+    with pytest.warns(UserWarning, match="'broken'"):
+        net = convert(Foreign())
+    assert net.outputs == ("y",)
+
+
+def test_a_converter_without_its_functions_is_left_out(register) -> None:
+    register(empty=ModuleType("empty"), foreign=third_party())
+    with pytest.warns(UserWarning, match="no function accepts and no convert"):
+        convert(Foreign())
+
+
+def test_third_parties_come_before_the_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "third_party_special", third_party())
+    entries = [
+        metadata.EntryPoint("sklearn", "converters.sklearn", conversion.GROUP),
+        metadata.EntryPoint("special", "third_party_special", conversion.GROUP),
+    ]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: metadata.EntryPoints(entries))
+    assert conversion.converters()[0].TAKES == "models of a third party"
+
+
+def test_a_checkout_that_is_not_installed_has_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "entry_points", lambda group: metadata.EntryPoints(()))
+    assert {module.__name__ for module in conversion.converters()} >= {"converters.torch", "converters.sklearn"}
+
+
+def test_an_unknown_object_is_answered_with_what_is_taken() -> None:
+    with pytest.raises(ConversionError, match=r"type int(.|\n)*nn\.Module(.|\n)*MLPClassifier"):
+        convert(3)
+    with pytest.raises(ConversionError, match=r"test_conversion\.Foreign"):
+        convert(Foreign())
+
+
+def test_files_that_are_missing_or_of_no_known_kind(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="no file"):
+        convert(tmp_path / "model.pt2")
+    other = tmp_path / "model.txt"
+    other.touch()
+    with pytest.raises(ConversionError, match=r"model\.txt"):
+        convert(str(other))
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.ckpt", "m.pkl", "m.pickle", "m.joblib"])
+def test_pickles_are_never_loaded(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    with pytest.raises(ConversionError, match="pickle"):
+        convert(path)
+
+
+def test_only_sample_axis_0() -> None:
+    with pytest.raises(ConversionError, match="sample_axis: got 1, expected 0"):
+        convert(Foreign(), sample_axis=1)
+
+
+def test_likelihood_is_what_is_asked_for(register) -> None:
+    def labelled(obj: object, example: object = None) -> GaussianBayesNet:
+        net = foreign_net(obj)
+        net.add_likelihood("recommended", "categorical", "y")
+        return net
+
+    module = third_party()
+    module.convert = labelled
+    register(foreign=module)
+    assert convert(Foreign()).labels == ("recommended",)
+    assert convert(Foreign(), likelihood="bernoulli")["y.label"].op == "bernoulli"
+    assert convert(Foreign(), likelihood={"y": "bernoulli"}).labels == ("y.label",)
+    for gaussian in (None, "gaussian"):
+        net = convert(Foreign(), likelihood=gaussian)
+        assert net.labels == ()
+        assert net["y"].random
+
+
+def test_the_policy_is_checked(register) -> None:
+    register(foreign=third_party())
+    with pytest.raises(UnknownNameError, match="latents"):
+        convert(Foreign(), latents="layer")
