@@ -1,0 +1,52 @@
+"""gbn reads a neural network as a Gaussian Bayes net: convert, query, learn, compare with backprop."""
+
+from gbn.conversion import convert
+from gbn.equivalence import Report, compare
+from gbn.errors import (
+    ConversionError,
+    ConvergenceWarning,
+    CovarianceError,
+    EvidenceError,
+    FileFormatError,
+    GbnError,
+    GraphError,
+    InferenceError,
+    MissingDependencyError,
+    ShapeError,
+    SingularEvidenceError,
+    UnknownNameError,
+)
+from gbn.gaussian import Covariance, Gaussian
+from gbn.inference import gradient, query
+from gbn.io import load, save
+from gbn.net import GaussianBayesNet, Vertex
+from gbn.posterior import Posterior
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConversionError",
+    "ConvergenceWarning",
+    "Covariance",
+    "CovarianceError",
+    "EvidenceError",
+    "FileFormatError",
+    "Gaussian",
+    "GaussianBayesNet",
+    "GbnError",
+    "GraphError",
+    "InferenceError",
+    "MissingDependencyError",
+    "Posterior",
+    "Report",
+    "ShapeError",
+    "SingularEvidenceError",
+    "UnknownNameError",
+    "Vertex",
+    "compare",
+    "convert",
+    "gradient",
+    "load",
+    "query",
+    "save",
+]
