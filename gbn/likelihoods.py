@@ -102,6 +102,12 @@ class Categorical(Likelihood):
         shifted = logits - logits.max(axis=1, keepdims=True)
         return _per_sample(target, target * (shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))))
 
+    def score(self, logits: Array, target: Array) -> Array:
+        # Soft targets sum to one but for rounding, which Σ t log p keeps and backprop sees.
+        known = np.where(np.isnan(target), target.dtype.type(0), target)
+        gap = target - self.mean(logits) * known.sum(axis=1, keepdims=True)
+        return np.where(np.isnan(target), gap.dtype.type(0), gap)
+
     def _floored(self, logits: Array) -> Array:
         """Probabilities that have not underflowed to zero, so that L s = score can be solved for s."""
         p = self.mean(logits)

@@ -58,6 +58,12 @@ def _gelu_derivative(x: Array, y: Array, approximate: str) -> Array:
     return 0.5 * (1 + special.erf(x * _SQRT_HALF)) + x * _INV_SQRT_2PI * np.exp(-0.5 * x * x)
 
 
+def _tanh_derivative(x: Array, y: Array) -> Array:
+    """1 - y², in one buffer: fresh memory costs as much as the arithmetic."""
+    square = np.asarray(y * y)
+    return np.subtract(1, square, out=square)
+
+
 def _swish_derivative(x: Array, y: Array, alpha: float) -> Array:
     s = special.expit(alpha * x)
     return s + alpha * y * (1 - s)
@@ -81,7 +87,7 @@ _unary(
 _unary("Gelu", _gelu, _gelu_derivative, approximate="none")
 _unary("Sigmoid", special.expit, lambda x, y: y * (1 - y))
 _unary("Swish", lambda x, alpha: x * special.expit(alpha * x), _swish_derivative, alpha=1.0)
-_unary("Tanh", np.tanh, lambda x, y: 1 - y * y)
+_unary("Tanh", np.tanh, _tanh_derivative)
 _unary("Softplus", _softplus, lambda x, y: special.expit(x))
 _unary("Exp", np.exp, lambda x, y: y)
 _unary("Log", np.log, lambda x, y: 1 / x)

@@ -1,0 +1,1 @@
+"""How nets, posteriors and reports draw themselves."""
