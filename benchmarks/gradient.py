@@ -7,6 +7,7 @@ Usage: python benchmarks/gradient.py [--repeats 60] [--json]
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -21,7 +22,7 @@ import gbn
 
 def mlp(*sizes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
@@ -45,10 +46,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each, all of them interleaved."""
     times: dict[str, list[float]] = {name: [] for name in runs}
+    result: dict[str, object] = {}
     for round_ in range(repeats + repeats // 5):
         for name, run in runs.items():
             start = time.perf_counter()
-            run()
+            # The result outlives its run, as it would in training: memory given back at once is slow to get again.
+            result[name] = run()
             if round_ >= repeats // 5:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
@@ -63,7 +66,7 @@ def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], repeats: int
     evidence = {net.inputs[0]: x.numpy(), net.outputs[0]: y.numpy()}
     parameters = dict(module.named_parameters())
 
-    def backprop() -> dict[str, np.ndarray]:
+    def backprop() -> dict[str, torch.Tensor]:
         loss = 0.5 * ((module(x) - y) ** 2).sum()
         return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
 
@@ -71,9 +74,7 @@ def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], repeats: int
         return gbn.gradient(net, evidence)
 
     expected, got = backprop(), local()
-    gap = max(
-        float(np.linalg.norm(got[n] - g.numpy()) / np.linalg.norm(g.numpy())) for n, g in expected.items()
-    )
+    gap = max(float(np.linalg.norm(got[n] - g.numpy()) / np.linalg.norm(g.numpy())) for n, g in expected.items())
     seconds = medians({"torch": backprop, "gbn": local}, repeats)
     return {
         "torch_ms": 1e3 * seconds["torch"],

@@ -3,8 +3,8 @@
 from gbn.conversion import convert
 from gbn.equivalence import Report, compare
 from gbn.errors import (
-    ConversionError,
     ConvergenceWarning,
+    ConversionError,
     CovarianceError,
     EvidenceError,
     FileFormatError,
@@ -25,8 +25,8 @@ from gbn.posterior import Posterior
 __version__ = "0.1.0"
 
 __all__ = [
-    "ConversionError",
     "ConvergenceWarning",
+    "ConversionError",
     "Covariance",
     "CovarianceError",
     "EvidenceError",

@@ -75,7 +75,7 @@ def output_shape(
     d = len(kernel)
     if len(spatial) != d or len(strides) != d or len(dilations) != d or len(pads) != 2 * d:
         raise ValueError(
-            f"{d}-dimensional window {tuple(kernel)} needs {d} spatial axes, strides and dilations and {2 * d} pads; got "
+            f"{d}-dimensional window {tuple(kernel)} needs {d} spatial axes, strides and dilations, {2 * d} pads; got "
             f"{len(spatial)} axes, strides {tuple(strides)}, dilations {tuple(dilations)}, pads {tuple(pads)}"
         )
     if min((*kernel, *strides, *dilations), default=1) < 1 or min(pads, default=0) < 0:
@@ -426,8 +426,8 @@ def unbroadcast(g: Array, shape: Sizes, lead: int = 0) -> Array:
 def matmul(a: Array, b: Array) -> Array:
     """a @ b, as one product when b is a single matrix.
 
-    A plain product comes out with its rows last in memory: measured on OpenBLAS, products of thin batches are up to twice
-    as fast in that layout, and entry-wise functions keep it from layer to layer.
+    A plain product comes out with its rows last in memory: measured on OpenBLAS, products of thin batches are up to
+    twice as fast in that layout, and entry-wise functions keep it from layer to layer.
     """
     if b.ndim == 2 and a.ndim > 2:
         return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[-1])

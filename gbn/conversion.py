@@ -77,7 +77,7 @@ def converters() -> list[ModuleType]:
     entries = metadata.entry_points(group=GROUP)
     if not entries:
         builtin = importlib.import_module(_BARE).BUILTIN
-        entries = [metadata.EntryPoint(name.rpartition(".")[2], name, GROUP) for name in builtin]  # type: ignore[assignment]
+        entries = metadata.EntryPoints(metadata.EntryPoint(n.rpartition(".")[2], n, GROUP) for n in builtin)
     # A third party may specialise in what a converter of ours takes too.
     ordered = sorted(entries, key=lambda entry: entry.value.startswith(f"{_BARE}."))
     return [module for entry in ordered if (module := _load(entry)) is not None]

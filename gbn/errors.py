@@ -10,8 +10,8 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
-    "ConversionError",
     "ConvergenceWarning",
+    "ConversionError",
     "CovarianceError",
     "EvidenceError",
     "FileFormatError",

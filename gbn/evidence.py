@@ -59,9 +59,11 @@ class Evidence:
         values, do = dict(values or {}), dict(do or {})
         both = sorted(set(values) & set(do))
         if both:
-            raise EvidenceError(f"{both[0]!r} is given both as evidence and in do=; an intervention cuts it off, choose one")
+            raise EvidenceError(f"{both[0]!r} is given both as evidence and in do=, which cuts it off; choose one")
         arrays = {name: _read(net, name, value) for name, value in (values | do).items()}
         count = _count(net, arrays, samples)
+        if not count:
+            raise EvidenceError("evidence has no rows; expected at least one sample")
         observed: dict[str, Array] = {}
         masks: dict[str, Array] = {}
         fixed: dict[str, Array] = {}
@@ -69,12 +71,7 @@ class Evidence:
             vertex = net.vertices[name]
             if vertex.plated and len(array) != count:
                 array = np.broadcast_to(array, (count, *array.shape[1:]))
-            with np.errstate(invalid="ignore", over="ignore"):
-                suspect = not np.isfinite(array.sum())
-            missing = np.isnan(array) if suspect else None
-            missing = missing if missing is not None and missing.any() else None
-            if missing is None and np.isinf(array).any():
-                raise EvidenceError(f"evidence for {name!r}: got an infinite value, expected finite numbers or NaN")
+            missing = _missing(name, array)
             if name in do or vertex.needs_data:
                 _demand_complete(name, missing, intervention=name in do)
                 fixed[name] = array
@@ -83,14 +80,11 @@ class Evidence:
                     f"{name!r} is a {vertex.kind}, shared by all samples, not evidence; "
                     f"change it with net.set_value({name!r}, value)"
                 )
-            elif missing is None:
+            elif missing is None or (vertex.kind == "likelihood" and not missing.all()):
                 observed[name] = array
             elif not missing.all():
-                observed[name] = array if vertex.kind == "likelihood" else np.where(missing, 0, array).astype(net.dtype)
-                if vertex.kind != "likelihood":
-                    if np.isinf(observed[name]).any():
-                        raise EvidenceError(f"evidence for {name!r}: got an infinite value, expected finite numbers or NaN")
-                    masks[name] = ~missing
+                observed[name] = np.where(missing, array.dtype.type(0), array)
+                masks[name] = ~missing
         return cls(net, count, observed, masks, fixed)
 
     @cached_property
@@ -113,7 +107,8 @@ class Evidence:
         labels = [np.isnan(self.values[n]).reshape(self.samples, -1) for n in self.values if n in self.net.labels]
         if not parts and not labels:
             return np.zeros(1, int), np.zeros(self.samples, int)
-        _, first, which = np.unique(np.concatenate(parts + labels, axis=1), axis=0, return_index=True, return_inverse=True)
+        missing = np.concatenate(parts + labels, axis=1)
+        _, first, which = np.unique(missing, axis=0, return_index=True, return_inverse=True)
         return first, which.reshape(-1)
 
 
@@ -148,7 +143,9 @@ def _with_samples(vertex: Vertex, array: Array) -> Array:
     if event == (1,) and array.ndim <= 1:
         return array.reshape(-1, 1)
     expected = ", ".join(["samples", *map(str, event)])
-    raise ShapeError(f"evidence for {vertex.name!r}: got shape {array.shape}, expected ({expected}), or {event} for one row")
+    raise ShapeError(
+        f"evidence for {vertex.name!r}: got shape {array.shape}, expected ({expected}), or {event} for one row"
+    )
 
 
 def _count(net: GaussianBayesNet, arrays: Mapping[str, Array], samples: int | None) -> int:
@@ -158,7 +155,7 @@ def _count(net: GaussianBayesNet, arrays: Mapping[str, Array], samples: int | No
         return samples
     if len(set(several.values())) > 1:
         listed = ", ".join(f"{name!r}: {size}" for name, size in several.items())
-        raise EvidenceError(f"evidence has arrays of different numbers of samples ({listed}); expected one number, or 1")
+        raise EvidenceError(f"evidence has arrays of different numbers of samples ({listed}); expected the same, or 1")
     return next(iter(several.values()), 1)
 
 
@@ -169,7 +166,13 @@ def _demand_complete(name: str, missing: Array | None, intervention: bool) -> No
         raise EvidenceError(f"{name!r}: {int(missing.sum())} entries are NaN, but {what}{remedy}")
 
 
-def _is_finite(array: Array) -> bool:
-    """Whether all entries are finite, by one product at memory speed; a sum of squares that overflows says no too."""
+def _missing(name: str, array: Array) -> Array | None:
+    """Where entries are NaN; None where all are there.  Raises EvidenceError at infinities."""
     flat = array.ravel(order="K")
-    return bool(np.isfinite(flat @ flat))
+    # One product at memory speed says that all is finite; where it overflows, a closer look follows.
+    if np.isfinite(flat @ flat):
+        return None
+    if np.isinf(array).any():
+        raise EvidenceError(f"evidence for {name!r}: got an infinite value, expected finite numbers or NaN")
+    missing = np.isnan(array)
+    return missing if missing.any() else None

@@ -1,6 +1,6 @@
 """Which vertices of a converted net are random variables, and with what noise.
 
-A converter returns a deterministic graph.  The policy here decides where the CPDs v_i | pa ~ N(f_i, Q_i) have Q_i ≻ 0.
+A converter returns a deterministic graph.  The policy here decides which CPDs v_i | pa ~ N(f_i, Q_i) have Q_i ≻ 0.
 """
 
 from __future__ import annotations

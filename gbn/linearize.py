@@ -114,9 +114,10 @@ class Linearization:
         """These vertices and the descendants whose messages reach them."""
         found = set(names)
         for name, vertex in self.net.vertices.items():
-            if name not in found and not found.isdisjoint(vertex.parents) and name not in self.evidence.do:
-                if any(parent in found and parent not in self._closed for parent in vertex.parents):
-                    found.add(name)
+            if name in found or found.isdisjoint(vertex.parents) or name in self.evidence.do:
+                continue
+            if any(parent in found and parent not in self._closed for parent in vertex.parents):
+                found.add(name)
         return found
 
     def everywhere(self, messages: Mapping[str, Array]) -> dict[str, Array]:
@@ -241,8 +242,8 @@ def linear_net(net: GaussianBayesNet, at: Mapping[str, Any], sample: int = 0) ->
     values, maps = net.evaluate(roots, 1, choose)
     point = Linearization(Evidence(net, 1, {}, {}, {}), values, {}, maps)
     out = GaussianBayesNet(net.dtype)
-    shared_noises = {v.noise for v in net.vertices.values() if v.noise is not None and v.noise != v.name}
-    for key in sorted(shared_noises):
+    shared_noises = {v.noise for v in net.vertices.values() if v.noise is not None}
+    for key in sorted(shared_noises - set(net.vertices)):
         out.add_noise(key, net.noises[key].value, net.noises[key].event)
     for name, vertex in net.vertices.items():
         _add_linearized(out, net, point, means, vertex, name)
@@ -258,10 +259,8 @@ def _add_linearized(
     vertex: Vertex,
     name: str,
 ) -> None:
-    noise = None if vertex.noise is None else vertex.noise if vertex.noise != name else net.noises[name].value
+    noise: Any = None if vertex.noise is None else net.noises[vertex.noise].value
     if vertex.kind == "input":
-        if isinstance(noise, str):
-            noise = net.noises[noise].value
         out.add_input(name, vertex.shape, mean=vertex.value, cov=noise)
     elif vertex.kind == "likelihood":
         out.add_likelihood(name, str(vertex.op), vertex.parents[0])
@@ -270,9 +269,10 @@ def _add_linearized(
         bias = means[name][0].reshape(-1).astype(np.float64)
         for position, parent in enumerate(vertex.parents):
             map_ = point.map(name, position)
-            if net[parent].plated and map_ is not None:
+            if net[parent].plated and parent in out and map_ is not None:
                 block = map_.blocks(net.dtype)[0]
                 weights[parent] = weights.get(parent, 0) + block
                 bias = bias - block @ point.values[parent][0].reshape(-1)
         if weights or noise is not None:
-            out.add_linear(name, weights, bias=bias, cov=noise, shape=vertex.shape)
+            shared = vertex.noise in out.noises
+            out.add_linear(name, weights, bias=bias, cov=vertex.noise if shared else noise, shape=vertex.shape)

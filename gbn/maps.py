@@ -405,7 +405,7 @@ class WindowSelect(LinearMap):
 
 @dataclass(eq=False)
 class Rowwise(LinearMap):
-    """Diagonal plus low rank along some axes: y = d ⊙ v + Σ_r u_r Σ_axes (w_r ⊙ v), input and output of one shape.
+    """Diagonal plus low rank along some axes: y = d ⊙ v + Σ_r u_r Σ_axes (w_r ⊙ v), of one shape.
 
     Softmax, log-softmax and layer normalisation have Jacobians of this form, and so have their squares.
     ``terms``: pairs (u_r, w_r), each broadcasting to ``in_shape``; ``axes`` are negative.

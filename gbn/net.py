@@ -1,16 +1,18 @@
 """The Gaussian Bayes net: vertices, their CPDs, and the forward pass.
 
-Every vertex of a computation graph is a variable, v_i | parents ~ N(f_i(parents), Q_i).  A vertex with noise is a random
-variable, one without is a deterministic function of its parents; weights are vertices too, shared by all samples.
+Every vertex of a computation graph is a variable, v_i | parents ~ N(f_i(parents), Q_i).  A vertex with noise is a
+random variable, one without a deterministic function of its parents; weights are vertices too, shared by all samples.
 
-Arrays carry the samples on axis 0; the *event* is the shape of one sample.  Parameters and constants have no sample axis.
+Arrays carry the samples on axis 0; the *event* is the shape of one sample.  Parameters and constants have no sample
+axis.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -224,7 +226,7 @@ class GaussianBayesNet:
         self._known(parent, f"parent of {name!r}")
         logits = self.vertices[parent]
         if not logits.plated or (likelihood == "categorical" and not logits.shape):
-            raise GraphError(f"{name!r}: expected logits with classes for each sample, got {parent!r} of shape {logits.shape}")
+            raise GraphError(f"{name!r}: expected logits for each sample, got {parent!r} of shape {logits.shape}")
         self._insert(Vertex(name, "likelihood", logits.shape, True, (parent,), likelihood))
         return name
 
@@ -251,7 +253,7 @@ class GaussianBayesNet:
             if isinstance(cov, str):
                 self._known_noise(cov)
                 if noises[cov].event != vertex.shape:
-                    raise ShapeError(f"{name!r}: its shape is {vertex.shape}, the noise {cov!r} has {noises[cov].event}")
+                    raise ShapeError(f"{name!r}: got the noise {cov!r} of {noises[cov].event}, expected {vertex.shape}")
                 vertices[name] = replace(vertex, noise=cov, plated=vertex.plated or vertex.kind == "op")
             elif cov is None:
                 vertices[name] = replace(vertex, noise=None)
@@ -438,7 +440,8 @@ class GaussianBayesNet:
         """The forward pass: every vertex at its mean, given the inputs.
 
         Args:
-            inputs: name -> array of shape (samples, *event); any vertex may be set, inputs with a prior may be left out.
+            inputs: name -> array of shape (samples, *event); any vertex may be set; inputs with a prior may be
+                left out.
 
         Returns:
             name -> value, shape (samples, *event), or the event alone for parameters; labels hold probabilities.
@@ -468,7 +471,7 @@ class GaussianBayesNet:
 
         def draw(vertex: Vertex, mean: Array) -> Array:
             noise = self.noise(vertex.name)
-            return mean if noise is None else mean + noise.root(rng.standard_normal(mean.shape).astype(self.dtype))
+            return mean if noise is None else mean + noise.root(np.asarray(rng.standard_normal(mean.shape), self.dtype))
 
         values, _ = self.evaluate(evidence.do, evidence.samples, draw)
         for name in self.labels:
@@ -584,13 +587,15 @@ class GaussianBayesNet:
     def _check_noisy(self, vertex: Vertex) -> None:
         """Refuse noise for an input without a mean, and for a shared vertex that others already took as shared."""
         if vertex.kind == "input" and vertex.value is None:
-            raise GraphError(f"{vertex.name!r} is an input without a prior; use net.set_prior({vertex.name!r}, mean, cov)")
+            raise GraphError(
+                f"{vertex.name!r} is an input without a prior; use net.set_prior({vertex.name!r}, mean, cov)"
+            )
         if vertex.kind == "op" and not vertex.plated:
             children = [n for n, v in self.vertices.items() if vertex.name in v.parents]
             if children:
                 raise GraphError(
-                    f"{vertex.name!r} is shared by all samples and has the child {children[0]!r}; with noise it would have "
-                    "a value per sample, so give it noise when it is made: net.add(..., cov=...)"
+                    f"{vertex.name!r} is shared by all samples and has the child {children[0]!r}; with noise it would "
+                    "have a value per sample, so give it noise when it is made: net.add(..., cov=...)"
                 )
 
     def _own_noise(self, name: str, noise: Covariance | None) -> None:
@@ -630,7 +635,7 @@ class GaussianBayesNet:
     ) -> tuple[Shape, bool]:
         """Event shape of an op's result and whether it is per sample, by a trial run on two samples and on one.
 
-        The first of two samples must come out as it does alone: an op that mixes samples, or moves their axis, does not.
+        The first of two samples must come out as it does alone: an op that mixes samples or moves their axis fails.
         """
         vertices = [self.vertices[p] for p in parents]
         plated = any(vertex.plated for vertex in vertices)
@@ -650,7 +655,7 @@ class GaussianBayesNet:
             shapes = ", ".join(f"{v.name!r} {('N, ' if v.plated else '')!s}{v.shape}" for v in vertices)
             raise GraphError(f"{name!r}: {entry.name} does not take its parents ({shapes}): {error}") from None
         if entry.name == "Linear" and any(not self.vertices[p].plated for p in parents[: len(parents) - 1 : 2]):
-            raise GraphError(f"{name!r}: the parents of a linear CPD have a value per sample; use MatMul between weights")
+            raise GraphError(f"{name!r}: parents of a linear CPD have a value per sample; use MatMul between weights")
         if not plated:
             # Linear without parents has a row axis already: its vertex is a root with a value per sample.
             return (pair.shape[1:], True) if entry.name == "Linear" else (pair.shape, False)
@@ -669,7 +674,7 @@ def _repeated(mean: Array, maps: ops.Maps, shape: Shape) -> tuple[Array, ops.Map
     def repeat(make: Callable[[], LinearMap]) -> LinearMap:
         return Chain((make(), Diagonal(1.0, mean.shape, shape)))
 
-    return np.broadcast_to(mean, shape), tuple(m and (lambda m=m: repeat(m)) for m in maps)
+    return np.broadcast_to(mean, shape), tuple(None if make is None else partial(repeat, make) for make in maps)
 
 
 def _axes(first: str, shape: Shape) -> str:

@@ -159,8 +159,9 @@ class Posterior:
 
         parts = []
         for name in self.targets:
-            mean = self.mean[name].reshape(self.evidence.samples, -1)
-            rows, size = mean.shape
+            rows = self.evidence.samples if self.net[name].plated else 1
+            mean = self.mean[name].reshape(rows, -1)
+            size = mean.shape[1]
             index = ["[" + ", ".join(map(str, i)) + "]" for i in np.ndindex(self.net[name].shape or (1,))]
             columns: dict[str, Any] = {
                 "sample": np.repeat(np.arange(rows), size),
@@ -175,9 +176,12 @@ class Posterior:
         return pd.concat(parts, ignore_index=True)
 
     def _observed(self, name: str) -> Array:
-        evidence, shape = self.evidence, (self.evidence.samples, *self.net[name].shape)
+        evidence, vertex = self.evidence, self.net[name]
         if name in evidence.masks:
             return evidence.masks[name]
+        if vertex.kind == "likelihood" and name in evidence.values:
+            return ~np.isnan(evidence.values[name])
+        shape = (evidence.samples, *vertex.shape) if vertex.plated else vertex.shape
         return np.full(shape, name in evidence.values or name in evidence.do)
 
     def _repr_html_(self) -> str:

@@ -99,7 +99,7 @@ def compare(
 ) -> Report:
     """Gradients by local messages in the converted net beside backprop of the model itself.
 
-    With the input and the output observed, the message at a parameter is ∂loss/∂θ = -λ_θ · multiplier; a sweep of
+    With the input and the output observed, a parameter's message gives ∂loss/∂θ = -λ_θ · multiplier; a sweep of
     predictive coding ("pc") gives backprop's, other engines and schedules approach it.
 
     Args:

@@ -34,7 +34,7 @@ class Comparison:
     agrees: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Local messages beside backprop, parameter by parameter and overall.
 
@@ -127,6 +127,9 @@ class Report:
         """Name, shape, figures and whether they agree: the whole gradient first, then every parameter."""
         whole = ("(all)", "", self.overall, self.agrees)
         return [whole, *((row.name, _times(row.shape), row.figures, row.agrees) for row in self.parameters)]
+
+    def __repr__(self) -> str:
+        return f"Report({self.model}, {self.loss}: {self.verdict})"
 
     def __str__(self) -> str:
         facts = [f"{label:8}{text}" for label, text in self.summary().items()]
