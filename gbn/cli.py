@@ -28,8 +28,8 @@ import numpy as np
 from gbn import __version__, inference, io
 from gbn.conversion import convert
 from gbn.errors import (
-    ConversionError,
     ConvergenceWarning,
+    ConversionError,
     FileFormatError,
     GbnError,
     InferenceError,
@@ -260,17 +260,18 @@ def _compare(args: argparse.Namespace) -> _Result:
     inputs = _inputs(arrays, args.data)
     policy = _given(args, "latents", "noise")
     options = _engine_options(args, besides=("tol",)) | {"engine": args.engine, "tol": args.tol}
+    options |= {"loss": args.loss, "reduction": args.reduction}
     model, _ = _read_source(args.source)
     if isinstance(model, str):
         if Path(model).suffix.lower() != ".pt2":
             raise _InputError(f"{model}: compare needs a model with its own backprop: a .pt2 file, or file.py:function")
-        likelihood = losses.get(args.loss).likelihood
         # Converting comes first: it refuses files that would run code when torch loads them.
-        options["net"] = convert(model, likelihood=likelihood, **policy)
-        model = _exported_module(model)
-    report = compare(model, inputs, arrays["y"], loss=args.loss, reduction=args.reduction, **policy, **options)
-    if "net" in options:
-        report = replace(report, model=Path(args.source).name)
+        net = convert(model, likelihood=losses.get(args.loss).likelihood, **policy)
+        with _fixed_sizes(model):
+            report = compare(_exported_module(model), inputs, arrays["y"], net=net, **options)
+        report = replace(report, model=Path(model).name)
+    else:
+        report = compare(model, inputs, arrays["y"], **policy, **options)
     if args.output:
         _write(args.output, report.save_html)
     return _Result(str(report), report.to_dict(), report.agrees)
@@ -330,8 +331,8 @@ def _read_source(source: str) -> tuple[Any, Any]:
     if suffix in _PICKLES:
         raise _InputError(
             f"{source}: a {suffix} file is a pickle, which can run any code when it is loaded, and is refused; save "
-            "the graph with torch.export.save to a .pt2 file, or write a Python file with a function that builds the model "
-            "and loads its weights (torch.load(path, weights_only=True) runs nothing), and give file.py:function"
+            "the graph with torch.export.save to a .pt2 file, or write a Python file with a function that builds the "
+            "model and loads its weights (torch.load(path, weights_only=True) runs nothing), and give file.py:function"
         )
     return source, None
 
@@ -401,6 +402,18 @@ def _exported_module(path: str) -> Any:
         # The mode of an exported graph is fixed, whatever the flag says.
         part.training = False
     return module
+
+
+@contextlib.contextmanager
+def _fixed_sizes(path: str) -> Iterator[None]:
+    """Say what to do about a graph that was exported for another number of samples than the data has."""
+    try:
+        yield
+    except AssertionError as error:
+        raise _InputError(
+            f"{path}: the exported graph does not take this data ({error}); export it for any number of samples: "
+            "torch.export.export(model, args, dynamic_shapes=({0: torch.export.Dim.AUTO},))"
+        ) from error
 
 
 def _example(args: argparse.Namespace, example: Any) -> Any:

@@ -170,7 +170,9 @@ def _missing(name: str, array: Array) -> Array | None:
     """Where entries are NaN; None where all are there.  Raises EvidenceError at infinities."""
     flat = array.ravel(order="K")
     # One product at memory speed says that all is finite; where it overflows, a closer look follows.
-    if np.isfinite(flat @ flat):
+    with np.errstate(over="ignore", invalid="ignore"):
+        complete = np.isfinite(flat @ flat)
+    if complete:
         return None
     if np.isinf(array).any():
         raise EvidenceError(f"evidence for {name!r}: got an infinite value, expected finite numbers or NaN")

@@ -11,6 +11,7 @@ A vertex hears its neighbours through these two and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,26 +58,27 @@ class Linearization:
             evidence: what is clamped.
             innovations: latent vertex -> whitened error z, shape (samples, *event); left out: zero.
         """
-        net, observed, masks = evidence.net, evidence.values, evidence.masks
+        net = evidence.net
         innovations = innovations or {}
         errors: dict[str, Array] = {}
 
-        def choose(vertex: Vertex, mean: Array) -> Array:
-            name = vertex.name
-            if name in observed:
-                error = observed[name] - mean
-                if name in masks:
-                    error = _partial_error(evidence, name, error, innovations.get(name))
-                    errors[name] = error
-                    return np.where(masks[name], observed[name], mean + error)
-                errors[name] = error
-                return observed[name]
-            if name in innovations and vertex.noise is not None:
-                errors[name] = net.noises[vertex.noise].root(innovations[name])
-                return mean + errors[name]
-            return mean
+        def clamp(name: str, mean: Array) -> Array:
+            value = evidence.values[name]
+            errors[name] = value - mean
+            return value
 
-        values, maps = net.evaluate(evidence.do, evidence.samples, choose)
+        def clamp_part(name: str, mean: Array) -> Array:
+            value = evidence.values[name]
+            errors[name] = error = _partial_error(evidence, name, value - mean, innovations.get(name))
+            return np.where(evidence.masks[name], value, mean + error)
+
+        def move(name: str, mean: Array) -> Array:
+            errors[name] = error = net.noise(name).root(innovations[name])  # type: ignore[union-attr]
+            return mean + error
+
+        rules = {name: partial(move, name) for name in innovations}
+        rules |= {name: partial(clamp_part if name in evidence.masks else clamp, name) for name in evidence.values}
+        values, maps = net.evaluate(evidence.do, evidence.samples, rules)
         return cls(evidence, values, errors, maps)
 
     def map(self, child: str, position: int) -> LinearMap | None:
@@ -232,14 +234,14 @@ def linear_net(net: GaussianBayesNet, at: Mapping[str, Any], sample: int = 0) ->
     row = Evidence(net, 1, {}, {}, dict(everything.rows(np.array([sample])).do))
     means: dict[str, Array] = {}
 
-    def choose(vertex: Vertex, mean: Array) -> Array:
-        means[vertex.name] = mean
-        return chosen.get(vertex.name, mean)
+    def keep(name: str, mean: Array) -> Array:
+        means[name] = mean
+        return chosen.get(name, mean)
 
     # Values given for op vertices move the operating point; the vertices keep their CPDs.
     chosen = {name: value for name, value in row.do.items() if net[name].kind == "op"}
     roots = {name: value for name, value in row.do.items() if name not in chosen}
-    values, maps = net.evaluate(roots, 1, choose)
+    values, maps = net.evaluate(roots, 1, {name: partial(keep, name) for name in net})
     point = Linearization(Evidence(net, 1, {}, {}, {}), values, {}, maps)
     out = GaussianBayesNet(net.dtype)
     shared_noises = {v.noise for v in net.vertices.values() if v.noise is not None}

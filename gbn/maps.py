@@ -258,6 +258,8 @@ class Diagonal(LinearMap):
         scaled = self._scale(g)
         if self.in_shape == self.out_shape:
             return scaled
+        if g.ndim == 2 and len(self.in_shape) == 1 and self.view is None and len(self.out_shape) == 2:
+            return arrays.unbroadcast(scaled, self.in_shape)
         lead = _lead(g, self.out_shape)
         view = self.in_shape if self.view is None else self.view
         return arrays.unbroadcast(scaled, view, len(lead)).reshape(lead + self.in_shape)

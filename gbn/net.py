@@ -396,35 +396,37 @@ class GaussianBayesNet:
         self,
         do: Mapping[str, Array],
         samples: int,
-        choose: Callable[[Vertex, Array], Array] | None = None,
+        choose: Mapping[str, Callable[[Array], Array]] | None = None,
     ) -> tuple[dict[str, Array], dict[str, ops.Maps]]:
         """One pass in topological order: each vertex gets its mean given its parents' values.
 
         Args:
             do: values that replace CPDs (shape (samples, *event)); their ops are not run.
             samples: number of rows.
-            choose: from a vertex and its mean, the value that its children see (default: the mean).
+            choose: vertex -> function from its mean to the value that its children see (default: the mean itself).
 
         Returns:
             values of every vertex, labels excepted, and for every op that ran one map-maker per parent.
         """
+        choose = choose or {}
         values: dict[str, Array] = {}
         maps: dict[str, ops.Maps] = {}
         for name, vertex in self.vertices.items():
-            kind = vertex.kind
             if name in do:
                 values[name] = do[name]
                 continue
-            if kind == "op":
+            if vertex.kind == "op":
                 function = ops.OPS[vertex.op].function  # type: ignore[index]
                 mean, maps[name] = function(*[values[p] for p in vertex.parents], **vertex.attributes)
                 if vertex.plated and mean.shape != (samples, *vertex.shape):
                     mean, maps[name] = _repeated(mean, maps[name], (samples, *vertex.shape))
-            elif kind == "likelihood":
+            elif vertex.kind == "likelihood":
                 continue
+            elif vertex.plated or vertex.value is None:
+                mean = self._root_mean(vertex, samples)
             else:
-                mean = self._root_mean(vertex, samples) if vertex.plated else vertex.value  # type: ignore[assignment]
-            values[name] = mean if choose is None else choose(vertex, mean)
+                mean = vertex.value
+            values[name] = choose[name](mean) if name in choose else mean
         return values, maps
 
     def _root_mean(self, vertex: Vertex, samples: int) -> Array:
@@ -469,11 +471,11 @@ class GaussianBayesNet:
         rng = np.random.default_rng(rng)
         evidence = Evidence.read(self, do=do or {}, samples=None if do else n)
 
-        def draw(vertex: Vertex, mean: Array) -> Array:
-            noise = self.noise(vertex.name)
-            return mean if noise is None else mean + noise.root(np.asarray(rng.standard_normal(mean.shape), self.dtype))
+        def draw(noise: Covariance, mean: Array) -> Array:
+            return mean + noise.root(np.asarray(rng.standard_normal(mean.shape), self.dtype))
 
-        values, _ = self.evaluate(evidence.do, evidence.samples, draw)
+        draws = {n: partial(draw, self.noises[v.noise]) for n, v in self.vertices.items() if v.noise is not None}
+        values, _ = self.evaluate(evidence.do, evidence.samples, draws)
         for name in self.labels:
             values[name] = self.label_of(name).sample(values[self.vertices[name].parents[0]], rng)
         return values
@@ -496,11 +498,8 @@ class GaussianBayesNet:
         total = np.zeros(evidence.samples, self.dtype)
         prior = np.zeros((), self.dtype)
 
-        def score(vertex: Vertex, mean: Array) -> Array:
+        def score(vertex: Vertex, noise: Covariance, mean: Array) -> Array:
             nonlocal total, prior
-            noise = self.noise(vertex.name)
-            if noise is None:
-                return shared.get(vertex.name, mean)
             value = self._complete(vertex, evidence, shared)
             error = (value - mean).reshape(*value.shape[: int(vertex.plated)], -1)
             density = -0.5 * ((error * noise.solve(value - mean).reshape(error.shape)).sum(-1) + noise.logdet)
@@ -508,7 +507,11 @@ class GaussianBayesNet:
             total, prior = (total + density, prior) if vertex.plated else (total, prior + density)
             return value
 
-        known, _ = self.evaluate(evidence.do, evidence.samples, score)
+        rules: dict[str, Callable[[Array], Array]] = {
+            n: partial(score, v, self.noises[v.noise]) for n, v in self.vertices.items() if v.noise is not None
+        }
+        plain = {n: value for n, value in shared.items() if n not in rules}
+        known, _ = self.evaluate({**evidence.do, **plain}, evidence.samples, rules)
         for name in self.labels:
             if name in evidence.values:
                 logits = known[self.vertices[name].parents[0]]

@@ -42,6 +42,7 @@ def solve(
     targets: Sequence[str],
     *,
     operating_point: str = "forward",
+    tol: float = 1e-6,
     dense_limit: int = _DENSE_LIMIT,
     progress: bool | None = None,
 ) -> Posterior:
@@ -50,6 +51,7 @@ def solve(
     Args:
         operating_point: "forward" (the forward pass with the evidence clamped) or "equilibrium" (the minimum of the free
             energy: the Laplace approximation).  On linear-Gaussian nets both give the same, exact posterior.
+        tol: gradient of the free energy at the equilibrium, relative to that at the forward pass.
         dense_limit: observed coordinates up to which S is factored; above it conjugate gradients solve for means,
             covariances and samples, and the log-evidence is not available.
         progress: show a bar (None: on a terminal only).
@@ -58,7 +60,7 @@ def solve(
         InferenceError: random parameters, or unknown options.
         SingularEvidenceError: the observed quantities determine one another (raised when S is first needed).
     """
-    uncertain = [name for name in net.parameters if net[name].random]
+    uncertain = [name for name in net.parameters if net[name].random and name not in evidence.do]
     if uncertain:
         raise InferenceError(
             f"parameter {uncertain[0]!r} has a prior, which couples all samples and makes the net bilinear; engine 'exact' "
@@ -68,7 +70,7 @@ def solve(
     history: Sequence[Mapping[str, float]] = ()
     converged = True
     if operating_point == "equilibrium":
-        point, outcome, figures = predictive_coding.equilibrium(evidence, tol=1e-8, progress=progress)
+        point, outcome, figures = predictive_coding.equilibrium(evidence, tol=tol, progress=progress)
         diagnostics |= figures | {"stopped": outcome.reason}
         history, converged = outcome.history, outcome.converged
     elif operating_point == "forward":
@@ -330,9 +332,11 @@ class _Exact:
         return value + self._deviations[name] if name in self._deviations else value
 
     def variance(self, name: str) -> Array:
-        shape = self._gaussian(name).shape
+        vertex = self._gaussian(name)
+        if not vertex.plated:
+            return np.zeros(vertex.shape, self.net.dtype)
         by_pattern = self._diagonal(name)
-        return self._per_sample(by_pattern.reshape(len(by_pattern), *shape))
+        return self._per_sample(by_pattern.reshape(len(by_pattern), *vertex.shape))
 
     def covariance(self, a: str, b: str) -> Array:
         size = self._gaussian(a).size

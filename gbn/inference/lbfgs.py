@@ -15,9 +15,10 @@ import numpy as np
 __all__ = ["LBFGS"]
 
 Array = np.ndarray[Any, Any]
-Objective = Callable[[Array], tuple[Array, Array]]
+Objective = Callable[[Array, Array], tuple[Array, Array]]
 
 _MEMORY = 10
+_PATIENCE = 10
 _DECREASE = 1e-4
 _TRIALS = 20
 
@@ -26,25 +27,29 @@ class LBFGS:
     """Minimise f_n(z_n) for n = 1..N.
 
     Args:
-        objective: points, shape (N, dim) -> values (N,) and gradients (N, dim).
+        objective: points of some problems, shape (n, dim), and their numbers, shape (n,) -> values (n,) and gradients
+            (n, dim).
         start: shape (N, dim).
         tol: a problem is done when its gradient norm is at most ``tol`` times that at the start.
 
     Attributes:
         point, value, gradient: the best so far, by problem.
         done: by problem, gradient small enough.
-        stuck: by problem, no further decrease of f possible though the gradient is not small (a kink, or rounding).
+        stuck: by problem, no further decrease of f though the gradient is not small (a kink, or rounding): none beyond
+            rounding over ten iterations.
         evaluations: calls of the objective.
     """
 
     def __init__(self, objective: Objective, start: Array, tol: float) -> None:
         self._objective, self._tol = objective, tol
         self.point = start
-        self.value, self.gradient = objective(start)
+        self._working = np.arange(len(start))
+        self.value, self.gradient = objective(start, self._working)
         self.evaluations = 1
         self._start_norm = _norm(self.gradient)
         self.done = self._start_norm <= 0
         self.stuck = np.zeros(len(start), bool)
+        self._least_norm, self._mark, self._idle_rounds = self._start_norm, self.value, np.zeros(len(start), int)
         self._pairs: deque[tuple[Array, Array, Array]] = deque(maxlen=_MEMORY)
 
     @property
@@ -55,6 +60,8 @@ class LBFGS:
     def step(self, _round: int = 0) -> Mapping[str, float]:
         """One iteration for every problem that is not finished."""
         active = ~(self.done | self.stuck)
+        if 2 * active.sum() <= len(self._working):
+            self._working = np.flatnonzero(active)
         direction = -self._inverse_hessian(self.gradient)
         slope = _dot(direction, self.gradient)
         uphill = slope >= 0
@@ -62,12 +69,12 @@ class LBFGS:
         slope = np.where(uphill, -_dot(self.gradient, self.gradient), slope)
         point, value, gradient, moved = self._search(direction, slope, active)
         self._remember(point - self.point, gradient - self.gradient)
-        self.stuck |= active & ~moved
+        self.stuck |= active & (~moved | self._is_idle(value, gradient))
         self.point, self.value, self.gradient = point, value, gradient
         self.done = self.relative_gradient <= self._tol
         self.stuck &= ~self.done
-        left = np.where(self.stuck, 0, self.relative_gradient)
-        return {"gap": float(left.max(initial=0)), "free_energy": float(self.value.mean()), "evaluations": self.evaluations}
+        gap = float(self.relative_gradient.max(initial=0))
+        return {"gap": gap, "free_energy": float(self.value.mean()), "evaluations": self.evaluations}
 
     def _search(self, direction: Array, slope: Array, active: Array) -> tuple[Array, Array, Array, Array]:
         """Backtracking: every problem keeps halving its step (by interpolation) until f has decreased enough."""
@@ -76,12 +83,13 @@ class LBFGS:
             step = np.minimum(step, 1 / np.maximum(_norm(self.gradient), np.finfo(step.dtype).tiny))
         point, value, gradient = self.point.copy(), self.value.copy(), self.gradient.copy()
         waiting = active.copy()
-        rounding = 10 * np.finfo(self.point.dtype).eps * (np.abs(self.value) + 1)
+        rounding = self._rounding()
         for _ in range(_TRIALS):
             if not waiting.any():
                 break
             trial = np.where(waiting[:, None], self.point + step[:, None] * direction, point)
-            f, g = self._objective(trial)
+            f, g = value.copy(), gradient.copy()
+            f[self._working], g[self._working] = self._objective(trial[self._working], self._working)
             self.evaluations += 1
             enough = f <= self.value + _DECREASE * step * slope
             # Where f no longer resolves the decrease, a smaller gradient decides.
@@ -94,6 +102,20 @@ class LBFGS:
                 shorter = np.nan_to_num(-slope * step**2 / (2 * curvature), nan=0.0, posinf=0.0, neginf=0.0)
             step = np.where(waiting, np.clip(shorter, 0.1 * step, 0.5 * step), step)
         return point, value, gradient, active & ~waiting
+
+    def _rounding(self) -> Array:
+        """Differences of f that say nothing.  Shape: (N,)."""
+        return np.asarray(10 * np.finfo(self.point.dtype).eps * (np.abs(self.value) + 1))
+
+    def _is_idle(self, value: Array, gradient: Array) -> Array:
+        """Problems that for some rounds have neither lowered f beyond rounding nor come to a smaller gradient."""
+        norm = _norm(gradient)
+        smaller = norm < 0.9 * self._least_norm
+        progress = smaller | (self._mark - value > self._rounding())
+        self._least_norm = np.where(smaller, norm, self._least_norm)
+        self._mark = np.where(progress, value, self._mark)
+        self._idle_rounds = np.where(progress, 0, self._idle_rounds + 1)
+        return self._idle_rounds >= _PATIENCE
 
     def _remember(self, moved: Array, turned: Array) -> None:
         """Keep a pair where it has positive curvature; elsewhere a pair of zeros, which changes nothing."""

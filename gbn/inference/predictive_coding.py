@@ -65,7 +65,8 @@ def solve(
     if prediction == "live":
         if schedule != "sweep" or step_size is not None:
             raise InferenceError("schedule and step_size belong to prediction='fixed'; live prediction uses L-BFGS")
-        return _live(net, evidence, targets, max_rounds or 1000, 1e-6 if tol is None else tol, options)
+        limit = 1000 if max_rounds is None else max_rounds
+        return _live(net, evidence, targets, limit, 1e-6 if tol is None else tol, options)
     if prediction != "fixed":
         raise InferenceError(f"prediction: got {prediction!r}, expected 'fixed' or 'live'")
     if schedule not in ("sweep", "parallel"):
@@ -348,8 +349,12 @@ def equilibrium(
         finished = solver.done | solver.stuck
         return "the free energy cannot decrease further" if finished.all() else None
 
+    def step(number: int) -> dict[str, float]:
+        figures = dict(solver.step(number))
+        return figures | {"free_energy": figures["free_energy"] + problem.constant}
+
     outcome = iterate(
-        solver.step,
+        step,
         label="equilibrium",
         max_rounds=max_rounds,
         tol=tol,
@@ -367,29 +372,50 @@ def equilibrium(
 
 
 class _Whitened:
-    """F as a function of whitened errors, all latents of a sample in one row.  Values: (N,); gradients: (N, dim)."""
+    """F as a function of whitened errors, all latents of a sample in one row.  Values: (N,); gradients: (N, dim).
+
+    ``constant``: what F has beyond these values, ½ log |2πQ| of the latents; kept apart, for it would cost digits.
+    """
 
     def __init__(self, evidence: Evidence) -> None:
         net = evidence.net
-        coupled = [name for name in net.parameters if net[name].random]
+        coupled = [name for name in net.parameters if net[name].random and name not in evidence.do]
         if coupled:
             raise InferenceError(f"parameter {coupled[0]!r} is random and couples the samples; use prediction='fixed'")
         self.evidence, self.net = evidence, net
         closed = {name for name in evidence.values if name not in evidence.masks}
         self.names = [n for n in net.latents if n not in closed and n not in evidence.do]
         self.ends = np.cumsum([0, *(net[n].size for n in self.names)])
+        self._kept: tuple[Array, _Whitened] | None = None
+        logdets = sum(net.noises[str(net[n].noise)].logdet for n in self.names)
+        self.constant = 0.5 * (LOG_2PI * int(self.ends[-1]) + logdets)
 
     def start(self) -> Array:
+        """The forward pass."""
         return np.zeros((self.evidence.samples, self.ends[-1]), self.net.dtype)
 
     def at(self, z: Array) -> Linearization:
+        """The net at these errors."""
         return Linearization.forward(self.evidence, self._split(z))
+
+    def _part(self, rows: Array) -> _Whitened:
+        """The problem of some of the samples; the last part is kept, as it is asked for many times."""
+        if len(rows) == self.evidence.samples:
+            return self
+        if self._kept is None or not np.array_equal(self._kept[0], rows):
+            self._kept = rows, _Whitened(self.evidence.rows(rows))
+        return self._kept[1]
 
     def _split(self, z: Array) -> dict[str, Array]:
         bounds = zip(self.names, self.ends[:-1], self.ends[1:], strict=True)
         return {n: z[:, a:b].reshape(len(z), *self.net[n].shape) for n, a, b in bounds}
 
-    def __call__(self, z: Array) -> tuple[Array, Array]:
+    def __call__(self, z: Array, rows: Array) -> tuple[Array, Array]:
+        """F and its gradient for some of the samples."""
+        return self._part(rows).energy(z)
+
+    def energy(self, z: Array) -> tuple[Array, Array]:
+        """F and its gradient."""
         point = self.at(z)
         innovations = self._split(z)
         gradient: dict[str, Array] = {}

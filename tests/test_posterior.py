@@ -1,0 +1,153 @@
+"""The result object: lazy, complete, readable."""
+
+import numpy as np
+import pytest
+
+from gbn.inference import exact
+from gbn.net import GaussianBayesNet
+from tests.nets import tanh_chain
+
+NAN = np.nan
+
+
+@pytest.fixture
+def net():
+    return tanh_chain((2, 3, 2), prior=1.0)
+
+
+@pytest.fixture
+def post(net):
+    return net.query(["x", "h1", "y"], {"y": [[0.5, NAN], [0.1, 0.2]]})
+
+
+def test_means_cost_no_covariance(net, monkeypatch):
+    calls = []
+    for method in ("variance", "covariance", "_sensitivity", "_diagonal", "sample", "log_evidence"):
+        whole = getattr(exact._Exact, method)
+
+        def counted(self, *args, method=method, whole=whole):
+            calls.append(method)
+            return whole(self, *args)
+
+        monkeypatch.setattr(exact._Exact, method, counted)
+    products = []
+    whole = exact._System.product
+    monkeypatch.setattr(exact._System, "product", lambda self, u: products.append(u.shape) or whole(self, u))
+    post = net.query(None, {"y": [[0.5, 0.1]]})
+    assert products == []
+    for name in post.targets:
+        assert np.isfinite(post.mean[name]).all()
+    assert calls == []
+    assert products == [(2, 1, 2)], "S is built once"
+    _ = post.messages, dict(post.surprise)
+    assert calls == []
+    _ = post.var["x"]
+    assert calls == ["variance", "_diagonal", "_sensitivity"]
+    _ = post.var["x"], post.std["x"]
+    assert len(calls) == 3, "what is known is not computed again"
+    _ = post.cov("x", "a1"), post.log_evidence, post.sample(2)
+    assert len(products) == 1
+
+
+def test_the_evidence_is_in_the_answer(post):
+    np.testing.assert_array_equal(post.mean["y"][1], [0.1, 0.2])
+    np.testing.assert_array_equal(post.var["y"][1], [0, 0])
+    assert post.mean["y"][0, 0] == 0.5
+    assert post.var["y"][0, 0] == 0
+    assert post.var["y"][0, 1] > 0
+    np.testing.assert_array_equal(post.cov("y")[1], np.zeros((2, 2)))
+    np.testing.assert_array_equal(post.std["y"], np.sqrt(post.var["y"]))
+
+
+def test_mappings_are_complete(post):
+    assert list(post.mean) == list(post.var) == ["x", "h1", "y"]
+    assert len(post.mean) == 3
+    assert set(post.surprise) == {"x", "a1", "y"}
+    assert set(post.messages) == set(post.net)
+    assert post.targets == ("x", "h1", "y")
+
+
+def test_one_target_as_a_string(net):
+    assert net.query("x", {}).targets == ("x",)
+    assert net.query(None, {}).targets == ("x", "a1", "h1", "y")
+
+
+def test_it_says_what_it_is(net, post):
+    assert repr(post) == "Posterior(exact, 2 samples, targets ['x', 'h1', 'y'])"
+    assert post.engine == "exact"
+    assert post.diagnostics["observed_coordinates"] == 2
+    assert post.diagnostics["solver"] == "dense"
+    assert "linearis" in post.diagnostics["approximate"]
+    assert post.history == []
+    live = net.query("x", {"y": [[0.5, 0.1]]}, engine="pc", prediction="live")
+    assert repr(live) == "Posterior(pc, 1 samples, targets ['x'])"
+    assert live.history
+
+
+def test_the_covariance_of_two_is_that_of_two_turned_around(post):
+    np.testing.assert_allclose(post.cov("x", "h1"), np.swapaxes(post.cov("h1", "x"), 1, 2), atol=1e-12)
+    np.testing.assert_allclose(np.diagonal(post.cov("x"), axis1=1, axis2=2), post.var["x"], atol=1e-12)
+
+
+def test_a_table(post):
+    frame = post.to_frame()
+    assert list(frame.columns) == ["sample", "vertex", "index", "observed", "mean", "std"]
+    assert len(frame) == 2 * (2 + 3 + 2)
+    y = frame[(frame.vertex == "y") & (frame["sample"] == 0)]
+    assert list(y["index"]) == ["[0]", "[1]"]
+    assert list(y.observed) == [True, False]
+    np.testing.assert_allclose(y["mean"], post.mean["y"][0])
+    np.testing.assert_allclose(y["std"], post.std["y"][0])
+    h = frame[(frame.vertex == "h1") & (frame["sample"] == 1)]
+    np.testing.assert_allclose(h["mean"], post.mean["h1"][1])
+    assert not h.observed.any()
+    assert "std" not in post.to_frame(std=False)
+
+
+def test_a_table_of_matrices_interventions_and_labels():
+    net = GaussianBayesNet()
+    net.add_input("x", (2, 3), mean=0.0, cov=1.0)
+    net.add("n", "Neg", ["x"])
+    net.add_likelihood("t", "bernoulli", "n")
+    frame = net.query(None, {"t": np.full((1, 2, 3), NAN)}, {"x": np.arange(6.0).reshape(2, 3)}).to_frame(std=False)
+    x = frame[frame.vertex == "x"]
+    assert list(x["index"]) == ["[0, 0]", "[0, 1]", "[0, 2]", "[1, 0]", "[1, 1]", "[1, 2]"]
+    assert x.observed.all()
+    np.testing.assert_allclose(frame[frame.vertex == "t"]["mean"], 1 / (1 + np.exp(np.arange(6.0))))
+    assert not frame[frame.vertex == "t"].observed.any()
+    half = net.query(["t"], {"t": np.array([[[1, NAN, 0], [NAN] * 3]])}).to_frame(std=False)
+    assert list(half.observed) == [True, False, True, False, False, False]
+
+
+def test_a_table_of_parameters():
+    """A shared vertex has one value, whatever the number of samples."""
+    rng = np.random.default_rng(0)
+    net = GaussianBayesNet()
+    net.add_input("x", 2)
+    net.add_parameter("w", rng.normal(size=(2, 3)), cov=0.2)
+    net.add("y", "MatMul", ["x", "w"], cov=0.5)
+    for samples in (1, 2, 4):
+        post = net.query(["w", "y"], {"x": np.ones((samples, 2)), "y": np.zeros((samples, 3))}, engine="pc")
+        frame = post.to_frame(std=False)
+        w = frame[frame.vertex == "w"]
+        assert list(w["index"]) == ["[0, 0]", "[0, 1]", "[0, 2]", "[1, 0]", "[1, 1]", "[1, 2]"]
+        np.testing.assert_allclose(w["mean"], post.mean["w"].reshape(-1))
+        assert not w.observed.any()
+        assert len(frame) == 6 + 3 * samples
+
+
+def test_shared_vertices_under_exact(net):
+    """Plain parameters are certain: their value, and no variance."""
+    post = net.query(["y.bias", "x"], {"y": [[0.5, 0.1]] * 3})
+    np.testing.assert_array_equal(post.mean["y.bias"], net["y.bias"].value)
+    np.testing.assert_array_equal(post.var["y.bias"], np.zeros(2))
+    assert post.to_frame()["std"].min() == 0
+
+
+def test_samples_are_reproducible(post):
+    first, again = post.sample(4, rng=7), post.sample(4, rng=np.random.default_rng(7))
+    assert first.keys() == {"x", "h1", "y"}
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+    assert first["x"].shape == (4, 2, 2)
+    assert post.sample()["x"].shape == (1, 2, 2)
