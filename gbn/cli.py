@@ -27,6 +27,7 @@ import numpy as np
 
 from gbn import __version__, inference, io
 from gbn.conversion import convert
+from gbn.equivalence import compare, losses
 from gbn.errors import (
     ConvergenceWarning,
     ConversionError,
@@ -252,8 +253,6 @@ def _query(args: argparse.Namespace) -> _Result:
 
 
 def _compare(args: argparse.Namespace) -> _Result:
-    from gbn.equivalence import compare, losses
-
     arrays = _read_arrays(args.data)
     if "y" not in arrays:
         raise _InputError(f"{args.data}: got members {_quoted(arrays)}, expected y beside x (or x0, x1, ...)")
@@ -439,7 +438,11 @@ def _read_arrays(path: str) -> dict[str, Array]:
     """The arrays of an .npz file by name; objects, which are pickled, are refused."""
     remedy = "write plain arrays with numpy.savez(path, name=array)"
     with open(path, "rb") as file:
+        magic = file.read(4)
+        file.seek(0)
         try:
+            if magic[:2] != b"PK" and magic != b"\x93NUM":
+                raise ValueError(f"it begins with {magic!r}")
             archive = np.load(file, allow_pickle=False)
             arrays = {name: archive[name] for name in archive.files} if hasattr(archive, "files") else None
         # Damaged bytes surface as almost any exception of the zip and number parsers.
@@ -447,7 +450,7 @@ def _read_arrays(path: str) -> dict[str, Array]:
             if "pickle" in str(error):
                 what = "it holds pickled objects, which can run any code when they are loaded, and is refused"
                 raise FileFormatError(f"{path}: {what}; {remedy}") from error
-            raise FileFormatError(f"{path}: not an .npz file ({_named(error)}); {remedy}") from error
+            raise FileFormatError(f"{path}: not a whole .npz file: {error}; {remedy}") from error
     if arrays is None:
         raise FileFormatError(f"{path}: got a single array without a name, expected an .npz file; {remedy}")
     strange = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]

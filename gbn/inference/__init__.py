@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from gbn.errors import UnknownNameError
@@ -48,7 +49,7 @@ def query(
         options: of the engine.
 
     Raises:
-        UnknownNameError: unknown vertex or engine, with near matches.
+        UnknownNameError: unknown vertex, engine or option, with near matches.
         EvidenceError, ShapeError: unusable evidence, naming the vertex.
         InferenceError: the engine cannot answer this query.
     """
@@ -59,6 +60,10 @@ def query(
     for name in chosen:
         if name not in net.vertices:
             raise UnknownNameError("target", name, net.vertices)
+    known = [p.name for p in signature(solve).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"option of engine {engine!r}", option, known)
     return solve(net, read, chosen, **options)
 
 

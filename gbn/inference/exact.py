@@ -7,8 +7,8 @@ Two sweeps apply S, the covariance of the observed quantities given everything e
     log p(evidence) = -½ (innovationᵀ S⁻¹ innovation + log |2πS|)
     Cov(v_a, v_b)   = p_aᵀ Q p_b - C_a S⁻¹ C_bᵀ,   p_a = pull(unit vectors at a),  C_a = y_observed of push(Q p_a)
 
-S is factored when few coordinates are observed, and solved by conjugate gradients when many are.  A label is a unit-noise
-pseudo-observation s of Lᵀ d at its logits, with Fisher information W = L Lᵀ and score L s: the Laplace step.
+S is factored when few coordinates are observed, and solved by conjugate gradients when many are.  A label is a
+unit-noise pseudo-observation s of Lᵀ d at its logits, with Fisher information W = L Lᵀ and score L s: the Laplace step.
 """
 
 from __future__ import annotations
@@ -49,22 +49,22 @@ def solve(
     """Engine "exact".
 
     Args:
-        operating_point: "forward" (the forward pass with the evidence clamped) or "equilibrium" (the minimum of the free
-            energy: the Laplace approximation).  On linear-Gaussian nets both give the same, exact posterior.
+        operating_point: "forward" (the forward pass with the evidence clamped) or "equilibrium" (the minimum of the
+            free energy: the Laplace approximation).  On linear-Gaussian nets both give the same, exact posterior.
         tol: gradient of the free energy at the equilibrium, relative to that at the forward pass.
         dense_limit: observed coordinates up to which S is factored; above it conjugate gradients solve for means,
             covariances and samples, and the log-evidence is not available.
         progress: show a bar (None: on a terminal only).
 
     Raises:
-        InferenceError: random parameters, or unknown options.
+        InferenceError: random parameters, or an unknown operating point.
         SingularEvidenceError: the observed quantities determine one another (raised when S is first needed).
     """
     uncertain = [name for name in net.parameters if net[name].random and name not in evidence.do]
     if uncertain:
         raise InferenceError(
-            f"parameter {uncertain[0]!r} has a prior, which couples all samples and makes the net bilinear; engine 'exact' "
-            "needs plain parameters (net.set_noise({name: None})); engine='pc' takes them as they are"
+            f"parameter {uncertain[0]!r} has a prior, which couples all samples and makes the net bilinear; engine "
+            "'exact' needs plain parameters (net.set_noise({name: None})); engine='pc' takes them as they are"
         )
     diagnostics: dict[str, Any] = {"operating_point": operating_point}
     history: Sequence[Mapping[str, float]] = ()
@@ -83,7 +83,9 @@ def solve(
         "solver": "dense" if solution.dense else "conjugate gradients",
         "observed_coordinates": solution.coordinates.size,
         "exact": "everything: the net is linear-Gaussian" if linear else "the posterior of the linearised net",
-        "approximate": "nothing" if linear else f"the net is replaced by its linearisation at the {operating_point} point",
+        "approximate": "nothing"
+        if linear
+        else f"the net is replaced by its linearisation at the {operating_point} point",
     }
     return Posterior(
         net, evidence, "exact", targets, solution, converged=converged, history=history, diagnostics=diagnostics
@@ -486,8 +488,8 @@ def _conjugate_gradients(product: Callable[[Array], Array], right: Array) -> Arr
     worst = float(np.sqrt((square / np.where(goal > 0, goal, 1)).max())) * _CG_TOLERANCE
     if worst > 1e-6:
         warnings.warn(
-            f"conjugate gradients stopped at a relative residual of {worst:.1e}; raise dense_limit, or the noise of the "
-            "observed vertices",
+            f"conjugate gradients stopped at a relative residual of {worst:.1e}; raise dense_limit, or the noise of "
+            "the observed vertices",
             ConvergenceWarning,
             stacklevel=2,
         )

@@ -1,7 +1,8 @@
 """Limited-memory BFGS for many small problems side by side, each with its own state, step and stopping.
 
-The two-loop recursion and the sufficient-decrease condition are those of Nocedal & Wright, *Numerical Optimization*
-(2nd ed.), algorithms 7.4 and 3.1; here every scalar of theirs is a vector over problems.
+The two-loop recursion is algorithm 7.4 of Nocedal & Wright, *Numerical Optimization* (2nd ed.), the line search the
+bracketing one of Lewis & Overton, *Nonsmooth optimization via quasi-Newton methods* (2013), algorithm 2.6, which also
+serves where the objective has kinks.  Every scalar of theirs is a vector over problems here.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Objective = Callable[[Array, Array], tuple[Array, Array]]
 _MEMORY = 10
 _PATIENCE = 10
 _DECREASE = 1e-4
+_CURVATURE = 0.9
 _TRIALS = 20
 
 
@@ -30,31 +32,35 @@ class LBFGS:
         objective: points of some problems, shape (n, dim), and their numbers, shape (n,) -> values (n,) and gradients
             (n, dim).
         start: shape (N, dim).
-        tol: a problem is done when its gradient norm is at most ``tol`` times that at the start.
+        tol: a problem is done when its gradient norm is at most ``tol`` times that at the start,
+        unit: or ``tol`` times this, where the start is steeper.
+        resolution: differences of f below this do not count as progress.
 
     Attributes:
         point, value, gradient: the best so far, by problem.
         done: by problem, gradient small enough.
         stuck: by problem, no further decrease of f though the gradient is not small (a kink, or rounding): none beyond
-            rounding over ten iterations.
+            rounding or ``resolution`` over ten iterations.
         evaluations: calls of the objective.
     """
 
-    def __init__(self, objective: Objective, start: Array, tol: float) -> None:
-        self._objective, self._tol = objective, tol
+    def __init__(
+        self, objective: Objective, start: Array, tol: float, unit: float = np.inf, resolution: float = 0.0
+    ) -> None:
+        self._objective, self._tol, self._resolution = objective, tol, resolution
         self.point = start
         self._working = np.arange(len(start))
         self.value, self.gradient = objective(start, self._working)
         self.evaluations = 1
-        self._start_norm = _norm(self.gradient)
+        self._start_norm = np.minimum(_norm(self.gradient), unit)
         self.done = self._start_norm <= 0
         self.stuck = np.zeros(len(start), bool)
-        self._least_norm, self._mark, self._idle_rounds = self._start_norm, self.value, np.zeros(len(start), int)
+        self._least_norm, self._mark, self._idle_rounds = _norm(self.gradient), self.value, np.zeros(len(start), int)
         self._pairs: deque[tuple[Array, Array, Array]] = deque(maxlen=_MEMORY)
 
     @property
     def relative_gradient(self) -> Array:
-        """Gradient norm over its norm at the start.  Shape: (N,)."""
+        """Gradient norm over its norm at the start, or over ``unit`` if that is less.  Shape: (N,)."""
         return _norm(self.gradient) / np.where(self._start_norm > 0, self._start_norm, 1)
 
     def step(self, _round: int = 0) -> Mapping[str, float]:
@@ -77,13 +83,16 @@ class LBFGS:
         return {"gap": gap, "free_energy": float(self.value.mean()), "evaluations": self.evaluations}
 
     def _search(self, direction: Array, slope: Array, active: Array) -> tuple[Array, Array, Array, Array]:
-        """Backtracking: every problem keeps halving its step (by interpolation) until f has decreased enough."""
+        """Weak Wolfe steps: bracket, then halve, until f has decreased enough and is less steep.
+
+        Of steps that are only long enough, or only short enough, the last with enough decrease is taken.
+        """
         step = np.ones(len(slope), self.point.dtype)
         if not self._pairs:
             step = np.minimum(step, 1 / np.maximum(_norm(self.gradient), np.finfo(step.dtype).tiny))
+        low, high = np.zeros_like(step), np.full_like(step, np.inf)
         point, value, gradient = self.point.copy(), self.value.copy(), self.gradient.copy()
-        waiting = active.copy()
-        rounding = self._rounding()
+        waiting, moved, rounding = active.copy(), np.zeros_like(active), self._rounding()
         for _ in range(_TRIALS):
             if not waiting.any():
                 break
@@ -91,17 +100,24 @@ class LBFGS:
             f, g = value.copy(), gradient.copy()
             f[self._working], g[self._working] = self._objective(trial[self._working], self._working)
             self.evaluations += 1
-            enough = f <= self.value + _DECREASE * step * slope
             # Where f no longer resolves the decrease, a smaller gradient decides.
             close = (np.abs(f - self.value) <= rounding) & (_norm(g) < _norm(self.gradient))
-            accepted = waiting & np.isfinite(f) & (enough | close)
-            point[accepted], value[accepted], gradient[accepted] = trial[accepted], f[accepted], g[accepted]
-            waiting &= ~accepted
-            curvature = f - self.value - step * slope
-            with np.errstate(all="ignore"):
-                shorter = np.nan_to_num(-slope * step**2 / (2 * curvature), nan=0.0, posinf=0.0, neginf=0.0)
-            step = np.where(waiting, np.clip(shorter, 0.1 * step, 0.5 * step), step)
-        return point, value, gradient, active & ~waiting
+            enough = np.isfinite(f) & (f <= self.value + _DECREASE * step * slope)
+            taken = waiting & (enough | close)
+            point[taken], value[taken], gradient[taken] = trial[taken], f[taken], g[taken]
+            moved |= taken
+            waiting &= ~(taken & (close | (_dot(g, direction) >= _CURVATURE * slope)))
+            low, high = np.where(enough, step, low), np.where(enough, high, step)
+            step = np.where(np.isinf(high), 2 * step, self._between(low, high, step, f, slope))
+        return point, value, gradient, moved
+
+    def _between(self, low: Array, high: Array, step: Array, f: Array, slope: Array) -> Array:
+        """A step inside the bracket: the minimum of a parabola while nothing has been accepted, else the middle."""
+        with np.errstate(all="ignore"):
+            parabola = -slope * step**2 / (2 * (f - self.value - step * slope))
+            middle = (low + high) / 2
+            inside = np.isfinite(parabola) & (low == 0)
+            return np.where(inside, np.clip(parabola, 0.1 * high, 0.5 * high), middle)
 
     def _rounding(self) -> Array:
         """Differences of f that say nothing.  Shape: (N,)."""
@@ -111,7 +127,7 @@ class LBFGS:
         """Problems that for some rounds have neither lowered f beyond rounding nor come to a smaller gradient."""
         norm = _norm(gradient)
         smaller = norm < 0.9 * self._least_norm
-        progress = smaller | (self._mark - value > self._rounding())
+        progress = smaller | (self._mark - value > np.maximum(self._rounding(), self._resolution))
         self._least_norm = np.where(smaller, norm, self._least_norm)
         self._mark = np.where(progress, value, self._mark)
         self._idle_rounds = np.where(progress, 0, self._idle_rounds + 1)

@@ -16,7 +16,7 @@ Figures = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an iteration ended: the figures of each round, whether it arrived, and a sentence that says why it stopped."""
+    """How an iteration ended: the figures of each round, whether it arrived, and why it stopped, in a sentence."""
 
     history: list[dict[str, float]]
     converged: bool
@@ -60,7 +60,9 @@ def iterate(
     def outcome(converged: bool, reason: str) -> Outcome:
         if not converged and warn:
             last = history[-1].get(measure, float("nan")) if history else float("nan")
-            warnings.warn(f"{label}: {reason}; {measure} is {last:.3g}, aimed at {tol}. {remedy}", ConvergenceWarning, 3)
+            warnings.warn(
+                f"{label}: {reason}; {measure} is {last:.3g}, aimed at {tol}. {remedy}", ConvergenceWarning, 3
+            )
         return Outcome(history, converged, reason)
 
     with tqdm(total=max_rounds, desc=label, leave=False, disable=None if progress is None else not progress) as bar:

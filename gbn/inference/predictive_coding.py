@@ -5,8 +5,8 @@ The free energy is F(v) = ½ Σ_i (ε_iᵀ Λ_i ε_i + log |2πQ_i|), its local 
     -∂F/∂v_i = -λ_i + Σ_{c ∈ ch(i)} J_{c←i}ᵀ λ_c,        λ_i = Λ_i ε_i.
 
 ``prediction="fixed"`` holds predictions and Jacobians at the forward pass (Millidge, Tschantz & Buckley,
-arXiv 2006.04182).  With errors ε as state and v_i ← v_i + η Q_i (-λ_i + pull_i), the covariance cancels and the state is λ
-itself: λ_i ← λ_i + η (pull_i - λ_i).  Its fixed point is backprop's recursion, for any hidden noise.
+arXiv 2006.04182).  With errors ε as state and v_i ← v_i + η Q_i (-λ_i + pull_i), the covariance cancels and the state
+is λ itself: λ_i ← λ_i + η (pull_i - λ_i).  Its fixed point is backprop's recursion, for any hidden noise.
 
 ``prediction="live"`` minimises F itself, over whitened errors z (v_i = f_i(v_pa) + R_i z_i, gradient z - Rᵀ pull).
 """
@@ -30,6 +30,9 @@ from gbn.posterior import Posterior
 __all__ = ["equilibrium", "gradient", "solve"]
 
 Array = np.ndarray[Any, Any]
+# Free energies that differ by less than this times the tolerance, in nats, are the same.
+_RESOLUTION = 1e-2
+_KINK = 1e-3
 
 
 def solve(
@@ -59,7 +62,7 @@ def solve(
         progress: show a bar (None: on a terminal only).
 
     Raises:
-        InferenceError: unknown options; evidence on a deterministic vertex.
+        InferenceError: options that do not fit; evidence on a deterministic vertex.
     """
     options: dict[str, Any] = {"callback": callback, "progress": progress}
     if prediction == "live":
@@ -91,18 +94,27 @@ def solve(
             **options,
         )
         messages = rounds.messages(net.vertices)
-    return _posterior(net, evidence, targets, _Fixed(rounds.point, messages), outcome, {
-        "prediction": "fixed",
-        "schedule": schedule,
-        "step_size": eta,
-        "rounds": 1 if single else outcome.rounds,
-        "passes": rounds.passes,
-        "exact": "messages equal backprop's" if single else "messages approach backprop's as the rounds go on",
-        "approximate": "means are one linearised step from the forward pass; there are no variances",
-    })
+    return _posterior(
+        net,
+        evidence,
+        targets,
+        _Fixed(rounds.point, messages),
+        outcome,
+        {
+            "prediction": "fixed",
+            "schedule": schedule,
+            "step_size": eta,
+            "rounds": 1 if single else outcome.rounds,
+            "passes": rounds.passes,
+            "exact": "messages equal backprop's" if single else "messages approach backprop's as the rounds go on",
+            "approximate": "means are one linearised step from the forward pass; there are no variances",
+        },
+    )
 
 
-def gradient(net: GaussianBayesNet, evidence: Evidence | Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Array]:
+def gradient(
+    net: GaussianBayesNet, evidence: Evidence | Mapping[str, Any], names: Iterable[str] | None = None
+) -> dict[str, Array]:
     """∂F/∂θ of parameters by one forward pass and one sweep of local messages: what backprop gives.
 
     Args:
@@ -277,6 +289,7 @@ class _Point:
         shared = [part for part in parts if not part.ndim]
         return plated.sum() + sum(shared) if shared else plated
 
+
 class _Fixed(_Point):
     """Fixed prediction: v_i = f_i + Q_i λ_i at random vertices, the forward pass elsewhere."""
 
@@ -343,7 +356,9 @@ def equilibrium(
         InferenceError: random parameters, which couple the samples.
     """
     problem = _Whitened(evidence)
-    solver = LBFGS(problem, problem.start(), tol)
+    start = problem.start()
+    # Whitened errors have unit scale: a steeper start must not loosen what counts as arrived.
+    solver = LBFGS(problem, start, tol, unit=max(1.0, start.shape[1] ** 0.5), resolution=_RESOLUTION * tol)
 
     def stalled() -> str | None:
         finished = solver.done | solver.stuck
@@ -366,7 +381,8 @@ def equilibrium(
     figures = {
         "evaluations": solver.evaluations,
         "relative_gradient": float(solver.relative_gradient.max(initial=0)),
-        "kinks": int(solver.stuck.sum()),
+        # A small gradient that cannot be made smaller is rounding, a large one a kink.
+        "kinks": int((solver.stuck & (solver.relative_gradient > _KINK)).sum()),
     }
     return problem.at(solver.point), outcome, figures
 
@@ -443,7 +459,9 @@ class _Whitened:
             return pulled, z if pulled is None or noise is None else z - noise.root_adjoint(pulled)
         pulled = np.zeros_like(z) if pulled is None else pulled
         hidden = np.where(conditional.observed, z.dtype.type(0), z - conditional.root_adjoint(pulled))
-        return conditional.messages(point.errors[name], np.where(conditional.observed, 0, pulled).astype(z.dtype)), hidden
+        return conditional.messages(
+            point.errors[name], np.where(conditional.observed, 0, pulled).astype(z.dtype)
+        ), hidden
 
     def _observed_energy(self, point: Linearization, name: str) -> Array:
         if name in self.evidence.conditionals:
@@ -460,13 +478,20 @@ def _live(
     options: Mapping[str, Any],
 ) -> Posterior:
     point, outcome, figures = equilibrium(evidence, max_rounds=max_rounds, tol=tol, **options)
-    return _posterior(net, evidence, targets, _Live(point), outcome, {
-        "prediction": "live",
-        "rounds": outcome.rounds,
-        **figures,
-        "exact": "the point where the free energy is stationary, to the tolerance",
-        "approximate": "a point estimate; there are no variances",
-    })
+    return _posterior(
+        net,
+        evidence,
+        targets,
+        _Live(point),
+        outcome,
+        {
+            "prediction": "live",
+            "rounds": outcome.rounds,
+            **figures,
+            "exact": "the point where the free energy is stationary, to the tolerance",
+            "approximate": "a point estimate; there are no variances",
+        },
+    )
 
 
 def _posterior(
@@ -478,6 +503,12 @@ def _posterior(
     diagnostics: dict[str, Any],
 ) -> Posterior:
     return Posterior(
-        net, evidence, "pc", targets, solution,
-        converged=outcome.converged, history=outcome.history, diagnostics={**diagnostics, "stopped": outcome.reason},
+        net,
+        evidence,
+        "pc",
+        targets,
+        solution,
+        converged=outcome.converged,
+        history=outcome.history,
+        diagnostics={**diagnostics, "stopped": outcome.reason},
     )
