@@ -79,7 +79,7 @@ def converters() -> list[ModuleType]:
         builtin = importlib.import_module(_BARE).BUILTIN
         entries = metadata.EntryPoints(metadata.EntryPoint(n.rpartition(".")[2], n, GROUP) for n in builtin)
     # A third party may specialise in what a converter of ours takes too.
-    ordered = sorted(entries, key=lambda entry: entry.value.startswith(f"{_BARE}."))
+    ordered = sorted(entries, key=lambda entry: (entry.value.startswith(f"{_BARE}."), entry.name))
     return [module for entry in ordered if (module := _load(entry)) is not None]
 
 
