@@ -12,6 +12,7 @@ import pytest
 
 import gbn
 from gbn import cli
+from gbn.cli import sources, text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -496,20 +497,20 @@ def test_a_failed_write_leaves_the_old_file(fails, net_file, tmp_path, monkeypat
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cli.np, "savez", full)
+    monkeypatch.setattr(text.np, "savez", full)
     assert "No space left on device" in fails("query", net_file, "--ask", "a", "-o", out)
     assert out.read_bytes() == b"old"
     assert {path.name for path in tmp_path.iterdir()} == {"net.gbn", "post.npz"}
 
 
 def test_an_error_that_nobody_foresaw_is_one_sentence(fails, net_file, monkeypatch):
-    monkeypatch.setattr(cli.io, "load", lambda path: 1 / 0)
+    monkeypatch.setattr(sources.io, "load", lambda path: 1 / 0)
     message = fails("show", net_file)
     assert message == "unexpected ZeroDivisionError: division by zero; --debug shows where"
 
 
 def test_json_has_null_where_a_number_is_not_finite():
-    found = cli._plain(
+    found = text._plain(
         {"a": np.array([[1, np.nan], [np.inf, 2]], np.float32), "b": -np.inf, "c": (np.float64(3), True)}
     )
     assert found == {"a": [[1.0, None], [None, 2.0]], "b": None, "c": [3.0, True]}
