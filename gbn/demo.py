@@ -140,7 +140,7 @@ def _hidden_rows(name: str, net: GaussianBayesNet, data: Digits, rows: int) -> l
     """
     image = {net.inputs[0]: data.test_x}
     guess = net.forward(image)[net.outputs[0]].argmax(axis=1)
-    wrong = np.flatnonzero(guess != data.test_y)[:rows]
+    wrong = np.flatnonzero(guess != data.test_y)[: rows // 2]
     right = np.flatnonzero(guess == data.test_y)[: rows - len(wrong)]
     chosen = np.concatenate([right, wrong])
     image = {net.inputs[0]: data.test_x[chosen]}
