@@ -55,7 +55,7 @@ def square(std: float, what: str) -> float | None:
     """The variance of a standard deviation; None for 0.
 
     Raises:
-        ConversionError: negative, or so small or large that its square is not a normal float (then its root would be another).
+        ConversionError: negative, or its square is no normal float, so that the root of that would be another number.
     """
     if std == 0:
         return None

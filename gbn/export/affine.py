@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from gbn.errors import ConversionError
 from gbn.net import GaussianBayesNet, Vertex
 
-__all__ = ["AffineCPD", "affine_cpds", "check_plain", "entries", "entry_names"]
+__all__ = ["AffineCPD", "affine_cpds", "check_distinct", "check_plain", "entries", "entry_names"]
 
 Array = np.ndarray[Any, Any]
 
@@ -70,6 +70,18 @@ def check_plain(net: GaussianBayesNet, purpose: str) -> None:
             f"{purpose}: parameter {uncertain[0]!r} has a prior, and weights must be numbers; make it plain with "
             f"net.set_noise({{{uncertain[0]!r}: None}})"
         )
+
+
+def check_distinct(names: Iterable[str], purpose: str) -> None:
+    """Raise ConversionError where two scalars have one name."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ConversionError(
+                f"{purpose}: two scalars would be named {name!r}, a vertex of that name and an entry of another; "
+                "rename one of the vertices"
+            )
+        seen.add(name)
 
 
 def entry_names(vertex: Vertex) -> list[str]:

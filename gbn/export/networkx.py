@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gbn import ops
 from gbn.errors import ConversionError
-from gbn.export.affine import affine_cpds, check_plain, entries, entry_names
+from gbn.export.affine import affine_cpds, check_distinct, check_plain, entries, entry_names
 from gbn.net import GaussianBayesNet, Vertex
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def to_neurons(net: GaussianBayesNet) -> networkx.DiGraph:
     affine = [name for name, vertex in net.vertices.items() if vertex.plated and name not in activations]
     cpds = affine_cpds(net, affine)
     names = {name: entry_names(net.vertices[owner.get(name, name)]) for name in (*affine, *activations)}
+    check_distinct((node for name in names if name not in owner for node in names[name]), "to_neurons")
     graph = networkx.DiGraph()
     for name, vertex in net.vertices.items():
         if name in activations:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import linalg
 
 from gbn.errors import ConversionError
-from gbn.export.affine import AffineCPD, affine_cpds, check_plain, entries, entry_names
+from gbn.export.affine import AffineCPD, affine_cpds, check_distinct, check_plain, entries, entry_names
 from gbn.net import GaussianBayesNet
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def to_pgmpy(net: GaussianBayesNet) -> LinearGaussianBayesianNetwork:
             )
     cpds = affine_cpds(net, names)
     scalars = [cpd for name in names for cpd in _expand(net, name, cpds[name])]
-    _check_distinct([variable for variable, *_ in scalars])
+    check_distinct((variable for variable, *_ in scalars), "to_pgmpy")
 
     from pgmpy.factors.continuous import LinearGaussianCPD
     from pgmpy.models import LinearGaussianBayesianNetwork
@@ -78,14 +78,3 @@ def _expand(net: GaussianBayesNet, name: str, cpd: AffineCPD) -> Iterator[tuple[
         edges = [edge for parents, block in weights.items() for edge in entries(block, row, parents)]
         beta = [float(bias[row]), *(weight for _, weight in edges)]
         yield variable, beta, float(std[row]), [parent for parent, _ in edges]
-
-
-def _check_distinct(names: list[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ConversionError(
-                f"to_pgmpy: two scalars would be named {name!r}, a vertex of that name and an entry of another; rename "
-                "one of the vertices"
-            )
-        seen.add(name)

@@ -144,7 +144,7 @@ def test_the_graph_of_a_net_shows_the_structure_only() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(ConversionError, match=r"options of the networkx converter: got \['depth'\]"):
         gbn.convert(nx.DiGraph(), depth=3)
-    with pytest.raises(ConversionError, match="^noise: got 0.1, but this model brings"):
+    with pytest.raises(ConversionError, match=r"^noise: got 0\.1, but this model brings"):
         gbn.convert(nx.DiGraph(), noise=0.1)
 
 

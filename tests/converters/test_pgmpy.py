@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pgmpy.base import DAG
 from pgmpy.factors.continuous import LinearGaussianCPD
@@ -54,9 +54,8 @@ def joint(model: LinearGaussianBayesianNetwork, names: list[str]) -> tuple[np.nd
 
 
 def test_names_and_numbers_are_those_of_the_model() -> None:
-    net = gbn.convert(
-        model_of({"c": ([0.5, -2.0, 3.0], 0.3, ["b", "a"]), "a": ([1.0], 2.0, []), "b": ([0.1], 0.0, [])})
-    )
+    cpds = {"c": ([0.5, -2.0, 3.0], 0.3, ["b", "a"]), "a": ([1.0], 2.0, []), "b": ([0.1], 0.0, [])}
+    net = gbn.convert(model_of(cpds))
     assert {name: net[name].shape for name in ("a", "b", "c")} == {"a": (1,), "b": (1,), "c": (1,)}
     assert net["c"].parents == ("b", "c.b.weight", "a", "c.a.weight", "c.bias")
     assert [net[p].value.item() for p in ("c.b.weight", "c.a.weight", "c.bias")] == [-2.0, 3.0, 0.5]
@@ -76,6 +75,21 @@ def test_there_and_back_is_exact(seed: int) -> None:
         assert other.evidence == cpd.evidence
         np.testing.assert_array_equal(other.beta, cpd.beta)
         assert other.std == cpd.std
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10**6))
+def test_the_joint_is_that_of_the_model(seed: int) -> None:
+    model = random_model(seed)
+    for cpd in model.cpds:
+        cpd.beta = np.tanh(cpd.beta)
+    names = list(model.nodes)
+    mean, cov = joint(model, names)
+    post = gbn.convert(model).query()
+    np.testing.assert_allclose([post.mean[name].item() for name in names], mean, rtol=1e-12, atol=1e-12)
+    for k, a in enumerate(names):
+        for j, b in enumerate(names):
+            assert abs(post.cov(a, b).item() - cov[k, j]) <= 1e-12 * max(1.0, np.abs(cov).max())
 
 
 def test_the_chain_with_small_noise() -> None:
@@ -151,7 +165,7 @@ def test_every_variable_at_fault_is_listed() -> None:
         ([np.nan], 1.0, r"v: CPD \(beta: got nan, expected a finite number"),
         (["high"], 1.0, r"v: CPD \(beta: got .*'high'.*, expected a number"),
         ([0.0], -1.0, r"v: CPD \(std: got -1.0, expected 0 or a positive number"),
-        ([0.0], 1e-200, r"v: CPD \(std: got 1e-200"),
+        ([0.0], 1e-160, r"v: CPD \(std: got 1e-160"),
         ([0.0], 1e200, r"v: CPD \(std: got 1e\+200"),
         ([0.0], None, r"v: CPD \(std: got None, expected a number"),
         ([0.0], np.inf, r"v: CPD \(std: got inf, expected a finite number"),

@@ -196,6 +196,10 @@ def constant(net: GaussianBayesNet) -> None:
     net.add("z", "Linear", [net.add_parameter("w", [2.0])])
 
 
+def namesake(net: GaussianBayesNet) -> None:
+    net.add_input("x[1]", 1)
+
+
 @pytest.mark.parametrize(
     ("add", "message"),
     [
@@ -207,6 +211,7 @@ def constant(net: GaussianBayesNet) -> None:
         (label, "'z' is a label"),
         (random_parameter, "parameter 'z' has a prior"),
         (constant, "'z' is a constant"),
+        (namesake, r"two scalars would be named 'x\[1\]'"),
     ],
 )
 def test_what_no_neuron_is(add: Callable[[GaussianBayesNet], None], message: str) -> None:
