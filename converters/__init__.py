@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
-__all__ = ["BUILTIN", "from_sklearn", "from_torch"]
+__all__ = ["BUILTIN", "from_networkx", "from_pgmpy", "from_sklearn", "from_torch"]
 
-BUILTIN = ("converters.torch", "converters.sklearn")
+BUILTIN = ("converters.torch", "converters.sklearn", "converters.pgmpy", "converters.networkx")
 
 
 def from_torch(
@@ -60,3 +60,25 @@ def from_sklearn(
     net = convert(estimator)
     assign_noise(net, latents, noise, output_noise, likelihood)
     return net
+
+
+def from_pgmpy(model: Any) -> GaussianBayesNet:
+    """Convert a linear-Gaussian model of pgmpy, noise included; see :func:`converters.pgmpy.convert`.
+
+    Raises:
+        ConversionError: listing every variable without a CPD that fits.
+    """
+    from converters.pgmpy import convert
+
+    return convert(model)
+
+
+def from_networkx(graph: Any) -> GaussianBayesNet:
+    """Convert a directed graph of scalar neurons, noise included; see :func:`converters.networkx.convert`.
+
+    Raises:
+        ConversionError: naming the node or edge at fault.
+    """
+    from converters.networkx import convert
+
+    return convert(graph)

@@ -3,7 +3,7 @@
 Converters are found through the entry-point group ``gbn.converters``.  Each entry names a module with
 ``accepts(obj) -> bool``, which must not import the library it is for, and
 ``convert(obj, example=None, **options) -> GaussianBayesNet``, which returns a graph without noise; a ``TAKES`` string
-says what it takes.
+says what it takes.  A module whose nets bring their own noise says ``COMPLETE = True``; no policy is applied to them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import warnings
 from collections.abc import Iterable, Mapping
 from importlib import metadata
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +46,7 @@ def convert(
         obj_or_path: a model, or the path of one; which kinds is up to the converters installed.
         example: a batch of inputs, shape (samples, *event), for models that must be traced; a tuple for several inputs.
         latents, noise, output_noise: which vertices are random, and their covariances; see
-            :func:`gbn.latents.assign_noise`.
+            :func:`gbn.latents.assign_noise`.  Models that bring their own noise (pgmpy, networkx) take none of these.
         likelihood: "auto" is what the model trains with, as far as the converter knows (a classifier of scikit-learn:
             categorical or bernoulli; PyTorch: Gaussian); else "categorical", "bernoulli", "gaussian" (or None), or a
             mapping output -> likelihood.
@@ -63,13 +64,29 @@ def convert(
         )
     if isinstance(obj_or_path, (str, PathLike)) and not Path(obj_or_path).exists():
         raise ConversionError(f"no file {str(obj_or_path)!r}; give a model, or the path of a file that holds one")
-    net = _converter(obj_or_path).convert(obj_or_path, example, **options)
+    converter = _converter(obj_or_path)
+    if getattr(converter, "COMPLETE", False):
+        _refuse_policy(latents=latents, noise=noise, output_noise=output_noise, likelihood=likelihood)
+        return converter.convert(obj_or_path, example, **options)  # type: ignore[no-any-return]
+    net = converter.convert(obj_or_path, example, **options)
     if likelihood == "auto":
         likelihood = None  # leaves the converter's recommendation as it is
     elif likelihood is None:
         likelihood = "gaussian"
     assign_noise(net, latents, noise, output_noise, likelihood)
     return net
+
+
+def _refuse_policy(**given: Any) -> None:
+    """Raise ConversionError where a policy is asked for that would not be applied."""
+    defaults = signature(convert).parameters
+    for argument, value in given.items():
+        default = defaults[argument].default
+        if type(value) is not type(default) or value != default:
+            raise ConversionError(
+                f"{argument}: got {value!r}, but this model brings the noise of its CPDs with it; leave the argument "
+                "out, and change the net afterwards with net.set_noise({name: variance})"
+            )
 
 
 def converters() -> list[ModuleType]:

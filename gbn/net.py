@@ -27,6 +27,7 @@ from gbn.maps import Chain, Diagonal, LinearMap
 
 if TYPE_CHECKING:
     import networkx
+    from pgmpy.models import LinearGaussianBayesianNetwork
 
     from gbn.posterior import Posterior
 
@@ -564,6 +565,12 @@ class GaussianBayesNet:
         from gbn.export.networkx import to_networkx
 
         return to_networkx(self)
+
+    def to_pgmpy(self) -> LinearGaussianBayesianNetwork:
+        """A pgmpy model of scalars; see :func:`gbn.export.pgmpy.to_pgmpy`."""
+        from gbn.export.pgmpy import to_pgmpy
+
+        return to_pgmpy(self)
 
     def _repr_html_(self) -> str:
         from gbn.display.html import net_html

@@ -1,5 +1,6 @@
 """Dispatch to converters, built in and of third parties."""
 
+import importlib
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +58,31 @@ def test_a_third_party_converter_is_found(register) -> None:
     assert convert(Foreign(), width=3)["x"].shape == (3,)
 
 
+def test_a_complete_net_is_left_as_it_is(register) -> None:
+    module = third_party()
+    module.COMPLETE = True
+    register(foreign=module)
+    assert convert(Foreign()).latents == ()
+    assert convert(Foreign(), latents="affine", noise=1.0).latents == ()
+    with pytest.raises(ConversionError, match=r"^output_noise: got 0\.5, but this model brings the noise of its CPDs"):
+        convert(Foreign(), output_noise=0.5)
+
+
+@pytest.mark.parametrize(
+    ("library", "kind"),
+    [
+        ("networkx", "networkx.DiGraph"),
+        ("pgmpy", "pgmpy.models.LinearGaussianBayesianNetwork"),
+        ("sklearn", "sklearn.neural_network.MLPRegressor"),
+    ],
+)
+def test_each_library_has_one_converter(library: str, kind: str) -> None:
+    path, _, name = kind.rpartition(".")
+    model = getattr(importlib.import_module(path), name)()
+    takers = [module.__name__ for module in conversion.converters() if module.accepts(model)]
+    assert takers == [f"converters.{library}"]
+
+
 def test_a_converter_that_does_not_load_breaks_no_other(register) -> None:
     register(broken=None, foreign=third_party())
     with pytest.warns(UserWarning, match="'broken'"):
@@ -82,7 +108,9 @@ def test_third_parties_come_before_the_built_in(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_checkout_that_is_not_installed_has_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "entry_points", lambda group: metadata.EntryPoints(()))
-    assert {module.__name__ for module in conversion.converters()} >= {"converters.torch", "converters.sklearn"}
+    assert {module.__name__ for module in conversion.converters()} >= {
+        f"converters.{name}" for name in ("torch", "sklearn", "pgmpy", "networkx")
+    }
 
 
 def test_an_unknown_object_is_answered_with_what_is_taken() -> None:

@@ -9,13 +9,19 @@ import numpy as np
 from scipy import special
 
 from gbn.maps import Diagonal
-from gbn.ops.base import Array, Maps, Varying, always, first_only, op, product
+from gbn.ops.base import OPS, Array, Maps, Varying, always, first_only, op, product
 
-__all__: list[str] = []
+__all__ = ["activations"]
 
 _SQRT_HALF = 0.7071067811865476
 _SQRT_2_OVER_PI = 0.7978845608028654
 _INV_SQRT_2PI = 0.3989422804014327
+
+
+def activations() -> tuple[str, ...]:
+    """Names of the nonlinear functions of one number: what the activation of a neuron can be."""
+    ours = [entry for entry in OPS.values() if entry.function.__module__ == __name__ and entry.most == 1]
+    return tuple(entry.name for entry in ours if not entry.linear([True]))
 
 
 def _unary(
