@@ -1,6 +1,7 @@
 """Moments of nonlinearities against adaptive quadrature of the defining integrals."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -34,8 +35,7 @@ def expectation(function, m, v):
         return function(x) * math.exp(-0.5 * ((x - m) / s) ** 2) / (s * math.sqrt(2 * math.pi))
 
     cuts = sorted({m - 12 * s, min(max(0.0, m - 12 * s), m + 12 * s), m, m + 12 * s})
-    parts = zip(cuts[:-1], cuts[1:], strict=True)
-    return sum(integrate.quad(integrand, a, b, epsabs=1e-14, epsrel=1e-13, limit=200)[0] for a, b in parts)
+    return sum(integrate.quad(integrand, a, b, epsabs=1e-14, epsrel=1e-13, limit=200)[0] for a, b in pairwise(cuts))
 
 
 @pytest.mark.parametrize("op", FUNCTIONS)
@@ -46,9 +46,7 @@ def test_moments_are_the_integrals(op, m, v):
     mean = expectation(function, m, v)
     np.testing.assert_allclose(value, mean, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(slope, expectation(derivative, m, v), rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(
-        spread, expectation(lambda x: (function(x) - mean) ** 2, m, v), rtol=1e-10, atol=1e-10
-    )
+    np.testing.assert_allclose(spread, expectation(lambda x: (function(x) - mean) ** 2, m, v), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("op", FUNCTIONS)
