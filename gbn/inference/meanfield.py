@@ -129,7 +129,7 @@ class View:
             likelihood, logits = self.net.label_of(factor), self.point.values[vertex.parents[0]]
             present = ~np.isnan(self.evidence.values[factor])
             weighed = likelihood.root(logits, likelihood.root_adjoint(logits, columns, present), present)
-        return np.moveaxis(weighed.reshape(block.shape[2], len(block), -1), 0, 2)
+        return np.moveaxis(weighed.reshape(block.shape[2], len(block), block.shape[1]), 0, 2)
 
     def precision_on(self, vertex: str) -> Array:
         """Λ_d, the precision on the mean of an op.  Shape: (rows, size, size)."""

@@ -151,8 +151,8 @@ class Structure:
         }
 
     def affected(self, vertex: str) -> set[str]:
-        """Factors whose mean changes with the mean of this op."""
-        return {vertex} if self.net[vertex].random else set(self.reach[vertex])
+        """Factors whose mean changes with the mean of this vertex's op."""
+        return {vertex} if vertex in self.factors else set(self.reach[vertex])
 
     def inputs(self, name: str) -> set[str]:
         """Hidden vertices that the value of a vertex depends on."""

@@ -349,7 +349,10 @@ class _MeanField:
         return drawn if known is None else np.where(np.isnan(known), drawn, known)
 
     def messages(self) -> Mapping[str, Array]:
-        """λ_i = Λ_i E ε_i of random vertices; what they hear of all others."""
+        """λ_i = Λ_i E ε_i of random vertices, what they hear of all others.
+
+        At a plain parameter it is -∂F/∂θ of the energy at the means, without the share of the spread of q.
+        """
         view = self.view
         rules = {name: _constant(view.message(name)) for name in view.structure.factors}
         found = view.point.everywhere(view.point.pull(rules, self.net.vertices))

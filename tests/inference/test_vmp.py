@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize, stats
+from scipy import integrate, optimize, special, stats
 
 from gbn.errors import ConvergenceWarning, InferenceError
 from gbn.net import GaussianBayesNet
-from tests.dense import Dense
+from tests.dense import Dense, tensor
 from tests.nets import random_evidence, random_net, row, tanh_chain
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -20,17 +21,6 @@ def increases(post):
     """How much the free energy rises in a round, relative to its size."""
     energies = np.array([figures["free_energy"] for figures in post.history])
     return (np.diff(energies) / (1 + np.abs(energies[1:]))).max(initial=0)
-
-
-def settled(net, evidence, do=None, **options):
-    """The posterior, at a fixed point; slow nets are let off after many rounds."""
-    with pytest.warns() as caught:
-        post = net.query(None, evidence, do or {}, engine="vmp", **{**LONG, **options})
-        import warnings
-
-        warnings.warn("end", UserWarning, stacklevel=1)
-    assert all(w.category in (ConvergenceWarning, UserWarning) for w in caught)
-    return post
 
 
 def law_six(net, dense, diagonal=False):
@@ -240,48 +230,416 @@ def test_the_free_energy_falls_when_inputs_and_weights_are_uncertain(skip, deter
     assert post.diagnostics["exact"].startswith("-free_energy is a lower bound")
 
 
+def cubature(mean, root):
+    """Points and weights that integrate quadratic functions exactly.  mean: (n,); root: (n, n) with root rootᵀ = C."""
+    points = torch.cat([mean[None], mean + root.T, mean - root.T])
+    weights = torch.full((len(points),), 0.5, dtype=torch.float64)
+    weights[0] = 1 - len(mean)
+    return points, weights
+
+
+def gaussian_energy(value, mean, cov):
+    cov = torch.as_tensor(cov, dtype=torch.float64)
+    error = value - mean
+    return 0.5 * ((error @ torch.linalg.inv(cov)) * error).sum(-1) + 0.5 * torch.logdet(2 * np.pi * cov)
+
+
+def bound(net, evidence, means, roots, skip, op):
+    """E_q[-log p] - H[q] of the net `uncertain`: its energy is quadratic in every vertex given the others."""
+    scale, beta = (1.5, 0.5) if op == "Gemm" else (1.0, 1.0)
+    (ws, ww), (bs, wb) = (cubature(means[k].reshape(-1), roots[k][0]) for k in ("W", "b"))
+    total = (ww * gaussian_energy(ws, tensor(net["W"].value).reshape(-1), 0.4 * np.eye(4))).sum()
+    total = total + (wb * gaussian_energy(bs, tensor(net["b"].value), 0.3 * np.eye(2))).sum()
+    prior = np.array([[0.6, 0.2], [0.2, 0.5]])
+    for n, y in enumerate(tensor(evidence["y"])):
+        xs, wx = cubature(means["x"][n], roots["x"][n])
+        total = total + (wx * gaussian_energy(xs, tensor(net["x"].value), prior)).sum()
+        product = scale * torch.einsum("xi,woi->xwo", xs, ws.reshape(-1, 2, 2))
+        p = product[:, :, None] + beta * bs
+        weights = wx[:, None, None] * ww[:, None] * wb
+        if net["p"].random:
+            ps, wp = cubature(means["p"][n], roots["p"][n])
+            total = total + (weights[..., None] * wp * gaussian_energy(ps, p[..., None, :], 0.3 * np.eye(2))).sum()
+            p, weights = ps, wp
+        mean = p + xs[:, None, None] if skip else p @ tensor(net["y.p.weight"].value).T
+        total = total + (weights * gaussian_energy(y, mean, (0.3 if skip else 0.2) * np.eye(2))).sum()
+    for root in roots.values():
+        sizes = torch.diagonal(root, dim1=1, dim2=2)
+        sizes = sizes[sizes != 0]
+        total = total - torch.log(sizes.abs()).sum() - 0.5 * len(sizes) * (LOG_2PI + 1)
+    return total
+
+
+@pytest.mark.parametrize("covariance", ["block", "diagonal"])
 @pytest.mark.parametrize("op", ["Gemm", "Linear"])
 @pytest.mark.parametrize("skip,deterministic", [(False, False), (False, True), (True, False)])
-def test_free_energy_is_the_expectation_over_q(skip, deterministic, op):
-    """E_q[-log p] - H[q] by Gauss-Hermite points: E_q of a quartic needs three to a dimension, taken in pairs."""
+def test_the_free_energy_is_the_bound_and_q_its_stationary_point(skip, deterministic, op, covariance):
     net, evidence = uncertain(skip, deterministic, op)
+    post = net.query([*net], evidence, engine="vmp", covariance=covariance, **LONG)
+    names = ["x", "W", "b", *(["p"] if net["p"].random else [])]
+    means = {k: tensor(post.mean[k]).requires_grad_() for k in names}
+    roots = {}
+    for k in names:
+        cov = np.array(post.cov(k))
+        null = (np.diagonal(cov, axis1=1, axis2=2) == 0)[:, :, None] * np.eye(cov.shape[1])
+        roots[k] = tensor(np.linalg.cholesky(cov + null) - null).requires_grad_()
+    value = bound(net, evidence, means, roots, skip, op)
+    np.testing.assert_allclose(value.item(), post.free_energy, rtol=1e-11)
+    value.backward()
+    hidden = np.isnan(evidence["x"])
+    free = np.tril(np.ones((2, 2))) * hidden[:, :, None] * hidden[:, None, :]
+    for k in names:
+        own = hidden if k == "x" else 1.0
+        np.testing.assert_allclose(means[k].grad.numpy() * own, 0, atol=1e-7)
+        size = roots[k].shape[1]
+        kept = np.eye(size) if covariance == "diagonal" else np.tril(np.ones((size, size)))
+        np.testing.assert_allclose(roots[k].grad.numpy() * kept * (free if k == "x" else 1.0), 0, atol=1e-7)
+
+
+def test_the_optimum_is_what_a_numerical_optimiser_finds():
+    net, evidence = uncertain(op="Linear")
+    evidence = {k: np.array(v)[:1] for k, v in evidence.items()}
     post = net.query([*net], evidence, engine="vmp", **LONG)
-    x, w, b = (post.mean[k] for k in ("x", "W", "b"))
-    p, y = post.mean["p"], np.asarray(evidence["y"])
-    covs = {k: post.cov(k) for k in ("x", "W", "b", "p")}
-    rng = np.random.default_rng(0)
-    draws, energies = 400_000, 0.0
-    xs = {}
-    for name in ("x", "W", "b", "p"):
-        root = np.linalg.cholesky(covs[name] + 1e-18 * np.eye(covs[name].shape[1]))
-        half = rng.standard_normal((draws // 2, len(root), root.shape[1]))
-        noise = np.concatenate([half, -half])
-        xs[name] = np.einsum("nij,mnj->mni", root, noise)
-    xv = x + xs["x"]
-    wv = w + xs["W"].reshape(draws, 2, 2)
-    bv = b + xs["b"][:, 0]
-    right = wv.transpose(0, 2, 1)
+    names, shapes = ["x", "W", "b", "p"], {"x": (1, 2), "W": (2, 2), "b": (2,), "p": (1, 2)}
+    sizes = {k: (np.prod(shapes[k]), int(np.prod(shapes[k])) ** 2) for k in names}
+
+    def read(flat):
+        means, roots, at = {}, {}, 0
+        for k in names:
+            m, r = sizes[k]
+            means[k] = flat[at : at + m].reshape(shapes[k])
+            roots[k] = torch.tril(flat[at + m : at + m + r].reshape(1, m, m))
+            at += m + r
+        return means, roots
+
+    def objective(flat):
+        flat = tensor(flat).requires_grad_()
+        value = bound(net, evidence, *read(flat), skip=False, op="Linear")
+        value.backward()
+        return value.item(), flat.grad.numpy()
+
+    start = {"x": net["x"].value, "W": net["W"].value, "b": net["b"].value, "p": np.zeros(2)}
+    flat = np.concatenate([np.concatenate([np.ravel(start[k]), 0.5 * np.eye(sizes[k][0]).ravel()]) for k in names])
+    found = optimize.minimize(objective, flat, jac=True, method="BFGS", options={"gtol": 1e-7, "maxiter": 5000})
+    np.testing.assert_allclose(post.free_energy, found.fun, rtol=1e-9)
+    means, roots = read(tensor(found.x))
+    for k in names:
+        np.testing.assert_allclose(post.mean[k], means[k], atol=1e-5)
+        np.testing.assert_allclose(post.cov(k), roots[k] @ roots[k].transpose(1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("op", ["Gemm", "Linear"])
+def test_covariance_of_a_product_is_that_of_q(op):
+    net, evidence = uncertain(deterministic=True, op=op)
+    post = net.query([*net], evidence, engine="vmp")
     scale, beta = (1.5, 0.5) if op == "Gemm" else (1.0, 1.0)
-    pv = scale * xv @ right + beta * bv[:, None]
+    root = [np.linalg.cholesky(post.cov(k) + 1e-30 * np.eye(post.cov(k).shape[1])) for k in ("W", "b")]
+    for n in range(3):
+        c = np.array(post.cov("x")[n])
+        xs, wx = cubature(tensor(post.mean["x"][n]), tensor(np.linalg.cholesky(c + 1e-30 * np.eye(2))))
+        ws, ww = cubature(tensor(post.mean["W"]).reshape(-1), tensor(root[0][0]))
+        bs, wb = cubature(tensor(post.mean["b"]), tensor(root[1][0]))
+        p = scale * torch.einsum("xi,woi->xwo", xs, ws.reshape(-1, 2, 2))[:, :, None] + beta * bs
+        weights = wx[:, None, None] * ww[:, None] * wb
+        mean = (weights[..., None] * p).sum((0, 1, 2))
+        square = torch.einsum("xwb,xwbi,xwbj->ij", weights, p, p)
+        np.testing.assert_allclose(post.mean["p"][n], mean, rtol=1e-10)
+        np.testing.assert_allclose(post.cov("p")[n], square - torch.outer(mean, mean), rtol=1e-10, atol=1e-12)
+    with pytest.raises(InferenceError, match=r"covariance of 'p' and 'W' is not computed.*post.sample"):
+        post.cov("p", "W")
 
-    def energy(value, mean, cov):
-        e = value - mean
-        logs = np.linalg.slogdet(2 * np.pi * cov)[1]
-        return 0.5 * ((e @ np.linalg.inv(cov)) * e).sum(-1) + 0.5 * logs
 
-    energies = energy(xv, net["x"].value, np.array([[0.6, 0.2], [0.2, 0.5]])).sum(1)
-    energies += energy(wv.reshape(draws, 4), net["W"].value.reshape(-1), 0.4 * np.eye(4))
-    energies += energy(bv, net["b"].value, 0.3 * np.eye(2))
-    if net["p"].random:
-        hidden = p + xs["p"]
-        energies += energy(hidden, pv, 0.3 * np.eye(2)).sum(1)
-        pv = hidden
-    mean = pv + xv if skip else pv @ net["y.p.weight"].value.T
-    energies += energy(y, mean, (0.3 if skip else 0.2) * np.eye(2)).sum(1)
-    entropy = 0.0
-    for name in ("x", "W", "b", *(["p"] if net["p"].random else [])):
-        for c in covs[name]:
-            kept = np.diag(c) > 0
-            entropy += 0.5 * np.linalg.slogdet(2 * np.pi * np.e * c[np.ix_(kept, kept)])[1]
-    error = energies.std() / np.sqrt(draws)
-    assert abs(energies.mean() - entropy - post.free_energy) < 5 * error
+def test_several_positions_share_one_weight():
+    """MatMul over sequences: every position is one more row of the regression."""
+    rng = np.random.default_rng(0)
+    net = GaussianBayesNet()
+    net.add_input("x", (4, 3))
+    net.add_parameter("W", np.zeros((3, 2)), cov=2.0)
+    net.add("y", "MatMul", ["x", "W"], cov=0.5)
+    x, y = rng.normal(size=(5, 4, 3)), rng.normal(size=(5, 4, 2))
+    post = net.query(["W"], {"x": x, "y": y}, engine="vmp")
+    precision = 0.5 * np.eye(3) + np.einsum("nti,ntj->ij", x, x) / 0.5
+    np.testing.assert_allclose(post.mean["W"], np.linalg.solve(precision, np.einsum("nti,nto->io", x, y) / 0.5))
+    np.testing.assert_allclose(post.cov("W")[0], np.kron(np.linalg.inv(precision), np.eye(2)), atol=1e-14)
+
+
+def test_an_intervention_makes_a_weight_certain():
+    net, evidence = regression(bias=False)
+    w = np.ones((3, 2))
+    post = net.query(["W", "y"], {"x": evidence["x"]}, {"W": w}, engine="vmp")
+    np.testing.assert_allclose(post.mean["y"], evidence["x"] @ w)
+    np.testing.assert_array_equal(post.var["W"], 0)
+    assert post.free_energy.shape == (6,)
+
+
+def test_a_bayesian_network_with_two_layers_settles():
+    rng = np.random.default_rng(1)
+    net = GaussianBayesNet()
+    net.add_input("x", 2)
+    for name, shape in (("W1", (2, 4)), ("W2", (4, 1))):
+        net.add_parameter(name, rng.normal(size=shape), cov=0.5)
+    net.add("a", "MatMul", ["x", "W1"], cov=0.1)
+    net.add("h", "Tanh", ["a"])
+    net.add("y", "MatMul", ["h", "W2"], cov=0.1)
+    x = rng.normal(size=(20, 2))
+    evidence = {"x": x, "y": np.sin(x[:, :1])}
+    for moments in ("taylor", "moment"):
+        post = net.query(["a", "W1", "W2"], evidence, engine="vmp", moments=moments, tol=1e-7, max_rounds=3000)
+        assert post.converged
+        assert post.free_energy < post.history[0]["free_energy"]
+        assert post.diagnostics["exact"].startswith("nothing")
+        fit = np.tanh(x @ post.mean["W1"]) @ post.mean["W2"]
+        assert np.mean((fit - evidence["y"]) ** 2) < np.var(evidence["y"])
+
+
+# Nonlinear nets
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_linearised_nets_settle_where_the_energy_is_least(seed):
+    """Taylor mode: the means are the dense oracle's at its own linearisation, the blocks those of its precision."""
+    net = tanh_chain((2, 4, 3, 2), hidden=0.3, prior=1.0, seed=seed)
+    evidence = {"y": np.array([[0.4, -0.2], [0.1, np.nan]])}
+    post = net.query(None, evidence, engine="vmp", tol=1e-12, max_rounds=5000)
+    names = ["x", "a1", "h1", "a2", "h2", "y"]
+    for n in range(2):
+        at = {name: post.mean[name][n] for name in names}
+        dense = Dense(net, row(evidence, n), at=at)
+        hidden = [dense.where[k] for k in ("x", "a1", "a2")]
+        if n == 1:
+            hidden.append(dense.where["y"][1:])
+        entries = np.concatenate(hidden)
+        precision = np.linalg.inv(dense.cov[np.ix_(entries, entries)])
+        for name in names:
+            np.testing.assert_allclose(dense.mean_of(name), post.mean[name][n], atol=1e-8)
+        start = 0
+        for name, index in zip(("x", "a1", "a2"), hidden, strict=False):
+            block = precision[start : start + len(index), start : start + len(index)]
+            np.testing.assert_allclose(post.cov(name)[n], np.linalg.inv(block), atol=1e-8)
+            start += len(index)
+
+
+def scalar_net(op):
+    net = GaussianBayesNet()
+    net.add_input("a", 1, mean=0.4, cov=0.8)
+    net.add("h", op, ["a"])
+    net.add_linear("y", {"h": [[1.5]]}, cov=0.5)
+    return net
+
+
+@pytest.mark.parametrize("op", ["Relu", "Erf", "Exp", "Gelu", "Tanh", "Sigmoid"])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_moment_mode_integrates_the_energy_of_a_nonlinearity(op, noisy):
+    net = scalar_net(op)
+    if noisy:
+        net.set_noise({"h": 0.3})
+    post = net.query(None, {"y": [[1.0]]}, engine="vmp", moments="moment", tol=1e-11)
+    m, v = post.mean["a"].item(), post.var["a"].item()
+    function = {
+        "Relu": lambda x: max(x, 0.0),
+        "Erf": special.erf,
+        "Exp": np.exp,
+        "Gelu": lambda x: x * special.ndtr(x),
+        "Tanh": np.tanh,
+        "Sigmoid": special.expit,
+    }[op]
+
+    def integrate_(g):
+        s = np.sqrt(v)
+        cuts = sorted({m - 12 * s, min(max(0.0, m - 12 * s), m + 12 * s), m + 12 * s})
+        density = stats.norm(m, s).pdf
+        return sum(
+            integrate.quad(lambda x: g(x) * density(x), a, b, epsabs=1e-13, epsrel=1e-13, limit=200)[0]
+            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        )
+
+    def normal(square, variance):
+        return 0.5 * (square / variance + np.log(2 * np.pi * variance))
+
+    expected = normal((m - 0.4) ** 2 + v, 0.8) - 0.5 * np.log(2 * np.pi * np.e * v)
+    if noisy:
+        h, s = post.mean["h"].item(), post.var["h"].item()
+        expected += normal(integrate_(lambda x: (h - function(x)) ** 2) + s, 0.3)
+        expected += normal((1.0 - 1.5 * h) ** 2 + 2.25 * s, 0.5) - 0.5 * np.log(2 * np.pi * np.e * s)
+    else:
+        expected += normal(integrate_(lambda x: (1.0 - 1.5 * function(x)) ** 2), 0.5)
+        np.testing.assert_allclose(post.mean["h"], integrate_(function), atol=1e-9)
+        spread = integrate_(lambda x: function(x) ** 2) - integrate_(function) ** 2
+        np.testing.assert_allclose(post.var["h"], spread, atol=1e-9)
+    np.testing.assert_allclose(post.free_energy, expected, rtol=1e-9)
+    truth = -np.log(
+        integrate.quad(lambda a: stats.norm(0.4, 0.8**0.5).pdf(a) * evidence_of(function, a, noisy), -9, 9)[0]
+    )
+    assert post.free_energy > truth - 1e-6
+
+
+def evidence_of(function, a, noisy):
+    return stats.norm(1.5 * function(a), np.sqrt(0.5 + 2.25 * 0.3 * noisy)).pdf(1.0)
+
+
+def test_labels_pull_with_their_score():
+    """The mean is where the log-posterior is flat, by torch."""
+    net = GaussianBayesNet()
+    net.add_input("z", 2, mean=[0.1, 0.2], cov=0.7)
+    weight = np.array([[1.0, -0.5], [0.3, 0.8], [-1.0, 0.2]])
+    net.add_linear("logits", {"z": weight})
+    net.add_likelihood("label", "categorical", "logits")
+    post = net.query(None, {"label": [2, 0]}, engine="vmp", tol=1e-12)
+    z = tensor(post.mean["z"]).requires_grad_()
+    losses = torch.nn.functional.cross_entropy(z @ tensor(weight).T, torch.tensor([2, 0]), reduction="sum")
+    (losses + 0.5 * ((z - tensor([0.1, 0.2])) ** 2).sum() / 0.7).backward()
+    np.testing.assert_allclose(z.grad, 0, atol=1e-9)
+    p = torch.softmax(z.detach() @ tensor(weight).T, 1).numpy()
+    for n in range(2):
+        fisher = np.diag(p[n]) - np.outer(p[n], p[n])
+        np.testing.assert_allclose(post.cov("z")[n], np.linalg.inv(np.eye(2) / 0.7 + weight.T @ fisher @ weight))
+    assert post.diagnostics["exact"].startswith("nothing")
+    assert post.sample(3, 0)["z"].shape == (3, 2, 2)
+    with pytest.raises(InferenceError, match="'label' is a label"):
+        post.cov("label")
+
+
+# The rest of a posterior
+
+
+def test_samples_have_the_moments_of_q():
+    net = GaussianBayesNet()
+    net.add_input("x", 2, mean=0.0, cov=[[1.0, 0.5], [0.5, 1.0]])
+    net.add_linear("a", {"x": np.ones((2, 2))}, cov=0.5)
+    net.add("h", "Tanh", ["a"])
+    net.add_linear("y", {"h": np.eye(2)}, cov=0.3)
+    post = net.query(None, {"y": [[0.5, -0.2]] * 2, "a": [[np.nan, np.nan], [0.7, np.nan]]}, engine="vmp")
+    draws = post.sample(4000, rng=0)
+    np.testing.assert_allclose(draws["h"], np.tanh(draws["a"]))
+    np.testing.assert_array_equal(draws["a"][:, 1, 0], 0.7)
+    for n in range(2):
+        np.testing.assert_allclose(draws["x"][:, n].mean(0), post.mean["x"][n], atol=0.06)
+        np.testing.assert_allclose(np.cov(draws["x"][:, n].T), post.cov("x")[n], atol=0.06)
+
+
+def test_samples_share_what_they_can():
+    net = tanh_chain((2, 3, 2), prior=1.0)
+    linear = net.linearize({"x": [0.3, 0.2]})
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(500, 2))
+    post = linear.query(None, {"y": y}, engine="vmp")
+    assert post.cov("a1").strides[0] == 0
+    y[100:, 1] = np.nan
+    post = linear.query(None, {"y": y}, engine="vmp", tol=1e-12, max_rounds=3000)
+    np.testing.assert_allclose(post.mean["x"], linear.query(None, {"y": y}).mean["x"], atol=1e-9)
+    assert post.diagnostics["kl_gap"].shape == (500,)
+
+
+def test_messages_and_surprise_are_those_of_the_means():
+    net = random_net(4)
+    evidence, do = random_evidence(net, 5)
+    post, exact = net.query(None, evidence, do, engine="vmp", **LONG), net.query(None, evidence, do)
+    for name in net:
+        if net[name].plated:
+            np.testing.assert_allclose(post.messages[name], exact.messages[name], atol=1e-7)
+    at_weight = post.messages["out"].T @ post.mean[net["out"].parents[0]]
+    np.testing.assert_allclose(post.messages[net["out"].parents[1]], at_weight, atol=1e-10)
+    for name in post.surprise:
+        np.testing.assert_allclose(post.surprise[name], exact.surprise[name], atol=1e-7)
+    assert post.to_frame().shape[0] > 0
+
+
+def test_where_nothing_is_hidden_the_bound_is_the_evidence():
+    net = GaussianBayesNet()
+    net.add_input("x", 2)
+    net.add_linear("y", {"x": np.eye(2)}, cov=0.5)
+    post = net.query(None, {"x": [1.0, 2.0], "y": [1.5, 1.0]}, engine="vmp")
+    np.testing.assert_allclose(-post.free_energy, net.query(None, post.evidence.values, post.evidence.do).log_evidence)
+    np.testing.assert_array_equal(post.var["y"], 0)
+
+
+def test_single_precision_comes_back_as_it_went_in():
+    net = random_net(7, dtype=np.float32)
+    evidence, do = random_evidence(net, 8)
+    post = net.query(None, evidence, do, engine="vmp", max_rounds=5000)
+    assert post.converged
+    for name in post.targets:
+        assert post.mean[name].dtype == post.var[name].dtype == post.messages[name].dtype == np.float32
+    assert post.free_energy.dtype == np.float32
+
+
+def test_a_callback_sees_the_free_energy_and_stops():
+    seen = []
+
+    def callback(number, figures):
+        seen.append(figures["free_energy"])
+        return number == 2
+
+    with pytest.warns(ConvergenceWarning, match="stopped by the callback"):
+        colliding().query(None, {"y": [1.0, 2.0]}, engine="vmp", callback=callback)
+    assert len(seen) == 2
+
+
+OPTIONS = [
+    ({"covariance": "full"}, "covariance: got 'full', expected 'block' or 'diagonal'"),
+    ({"schedule": "random"}, "schedule: got 'random', expected 'sequential' or 'parallel'"),
+    ({"moments": "exact"}, "moments: got 'exact', expected 'taylor' or 'moment'"),
+    ({"damping": 1.0}, "damping: got 1.0, expected a number of at least 0 and below 1"),
+]
+
+
+@pytest.mark.parametrize("options,message", OPTIONS)
+def test_options_are_checked(options, message):
+    with pytest.raises(InferenceError, match=message):
+        colliding().query(None, {"y": [1.0, 2.0]}, engine="vmp", **options)
+
+
+def test_log_evidence_points_to_the_bound():
+    post = colliding().query(None, {"y": [1.0, 2.0]}, engine="vmp")
+    with pytest.raises(InferenceError, match="-post.free_energy; use engine='exact'"):
+        _ = post.log_evidence
+
+
+def test_evidence_on_deterministic_vertices_is_refused():
+    net = scalar_net("Tanh")
+    with pytest.raises(InferenceError, match=r"evidence on 'h', a deterministic vertex.*net.set_noise"):
+        net.query(None, {"h": [0.5]}, engine="vmp")
+
+
+def bayesian(build):
+    net = GaussianBayesNet()
+    net.add_input("x", 2, mean=0.0, cov=1.0)
+    net.add_parameter("W", np.eye(2), cov=1.0)
+    net.add_parameter("V", np.eye(2), cov=1.0)
+    build(net)
+    return net
+
+
+REFUSED = {
+    "twice": (
+        lambda net: (
+            net.add("p", "MatMul", ["x", "W"]),
+            net.add("q", "MatMul", ["x", "W"]),
+            net.add("y", "Add", ["p", "q"], cov=1.0),
+        ),
+        r"parameter 'W' is uncertain and acts twice on 'y'.*net.set_noise",
+    ),
+    "between": (
+        lambda net: (net.add("p", "MatMul", ["x", "W"]), net.add("y", "MatMul", ["p", "V"], cov=1.0)),
+        r"uncertain parameters 'W' and 'V' are multiplied with no noise between",
+    ),
+    "transposed": (
+        lambda net: (net.add("Wt", "Transpose", ["W"]), net.add("y", "MatMul", ["x", "Wt"], cov=1.0)),
+        r"'W' is uncertain and enters 'Wt' \(op Transpose, parent 0\).*right factor of Gemm or MatMul",
+    ),
+    "scale": (lambda net: net.add("y", "MatMul", ["W", "V"]), r"'W' is uncertain and enters 'y' \(op MatMul"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_weights_used_otherwise_are_refused_by_name(case):
+    build, message = REFUSED[case]
+    with pytest.raises(InferenceError, match=message):
+        bayesian(build).query(None, {}, engine="vmp")
+
+
+def test_large_vertices_are_refused():
+    net = GaussianBayesNet()
+    net.add_input("x", 5000, mean=0.0, cov=1.0)
+    with pytest.raises(InferenceError, match="'x' has 5000 entries.*at most 4096"):
+        net.query(None, {}, engine="vmp")
