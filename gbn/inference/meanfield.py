@@ -111,7 +111,7 @@ class View:
         """As :meth:`blocks`, for the value: the identity where the vertex is itself hidden, nothing where it is set."""
         if name in self.structure.hidden:
             return {name: np.eye(self.net[name].size)[None]}
-        if self.net[name].random or name in self.evidence.do or not self.net[name].plated:
+        if self.net[name].random or not self.structure.sources[name]:
             return {}
         return self._mean_blocks(name)
 

@@ -199,7 +199,7 @@ class Structure:
         vertex = self.net[child]
         if vertex.op == "Linear":
             return position == len(vertex.parents) - 1 and len(vertex.parents) % 2 == 1
-        return vertex.op == "Gemm" and position == 2
+        return vertex.op in ("Gemm", "Conv", "ConvTranspose") and position == 2
 
     def beliefs(self) -> dict[str, Belief]:
         """Where the rounds start: means at the forward pass, covariances those of the noise."""

@@ -121,7 +121,7 @@ def _check(covariance: str, schedule: str, moments: str, damping: float | None) 
 
 def _remedy(schedule: str, linear: bool) -> str:
     if schedule == "parallel":
-        return "Raise damping, or use schedule='sequential'."
+        return "Raise damping or max_rounds, or use schedule='sequential'."
     return "Raise max_rounds." if linear else "Raise max_rounds, or give damping=0.5."
 
 

@@ -1,4 +1,6 @@
-"""Engine "vmp" against the dense joint, closed forms of conjugate regression, and numerical minimisation of the bound."""
+"""Engine "vmp" against the dense joint, closed forms of conjugate regression, and minimisation of the bound."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -35,12 +37,12 @@ def law_six(net, dense, diagonal=False):
     if diagonal:
         logs = np.log(np.diag(precision)).sum()
     else:
-        pairs = zip(starts[:-1], starts[1:], strict=True)
+        pairs = pairwise(starts)
         logs = sum(np.linalg.slogdet(precision[a:b, a:b])[1] for a, b in pairs if b > a)
     return 0.5 * (logs - np.linalg.slogdet(precision)[1])
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(SEEDS, st.sampled_from(["block", "diagonal"]))
 def test_linear_nets_have_exact_means_and_the_gap_of_law_six(seed, covariance):
     net = random_net(seed)
@@ -102,7 +104,7 @@ def colliding(weight=1.0):
 
 def test_parallel_updates_can_diverge_and_say_so():
     net, evidence = colliding(), {"y": [1.0, -1.0]}
-    with pytest.warns(ConvergenceWarning, match=r"run away.*Raise damping, or use schedule='sequential'"):
+    with pytest.warns(ConvergenceWarning, match=r"run away.*Raise damping or max_rounds, or use schedule='sequential'"):
         post = net.query(None, evidence, engine="vmp", schedule="parallel", damping=0.0)
     assert not post.converged
     assert np.isfinite(post.mean["a"]).all()
@@ -363,6 +365,65 @@ def test_several_positions_share_one_weight():
     np.testing.assert_allclose(post.cov("W")[0], np.kron(np.linalg.inv(precision), np.eye(2)), atol=1e-14)
 
 
+def test_a_weight_may_be_tied_over_layers_with_noise_between():
+    rng = np.random.default_rng(5)
+    net = GaussianBayesNet()
+    net.add_input("x", 2)
+    net.add_parameter("W", rng.normal(size=(2, 2)), cov=0.3)
+    net.add("h", "MatMul", ["x", "W"], cov=0.4)
+    net.add("y", "MatMul", ["h", "W"], cov=0.2)
+    x, y = rng.normal(size=(4, 2)), rng.normal(size=(4, 2))
+    post = net.query(["h", "W"], {"x": x, "y": y}, engine="vmp", **LONG)
+    assert increases(post) < 1e-12
+    means = {k: tensor(post.mean[k]).requires_grad_() for k in ("h", "W")}
+    roots = {k: tensor(np.linalg.cholesky(post.cov(k))).requires_grad_() for k in ("h", "W")}
+    ws, ww = cubature(means["W"].reshape(-1), roots["W"][0])
+    total = (ww * gaussian_energy(ws, tensor(net["W"].value).reshape(-1), 0.3 * np.eye(4))).sum()
+    total = total - torch.logdet(roots["W"][0]) - 2 * (LOG_2PI + 1)
+    for n in range(4):
+        hs, wh = cubature(means["h"][n], roots["h"][n])
+        w = ws.reshape(-1, 2, 2)
+        first = gaussian_energy(hs[:, None], tensor(x[n]) @ w, 0.4 * np.eye(2))
+        second = gaussian_energy(tensor(y[n]), torch.einsum("hi,wio->hwo", hs, w), 0.2 * np.eye(2))
+        total = total + (wh[:, None] * ww * (first + second)).sum()
+        total = total - torch.logdet(roots["h"][n]) - (LOG_2PI + 1)
+    np.testing.assert_allclose(post.free_energy, total.item(), rtol=1e-10)
+    total.backward()
+    for k in ("h", "W"):
+        np.testing.assert_allclose(means[k].grad, 0, atol=1e-8)
+        np.testing.assert_allclose(np.tril(roots[k].grad), 0, atol=1e-8)
+
+
+def test_the_bias_of_a_convolution_may_be_uncertain():
+    rng = np.random.default_rng(2)
+    net = GaussianBayesNet()
+    net.add_input("x", (1, 3, 3))
+    net.add_parameter("w", rng.normal(size=(2, 1, 2, 2)))
+    net.add_parameter("b", np.zeros(2), cov=0.5)
+    net.add("y", "Conv", ["x", "w", "b"], cov=0.3)
+    x, y = rng.normal(size=(5, 1, 3, 3)), rng.normal(size=(5, 2, 2, 2))
+    plain = net.copy()
+    plain.set_noise({"b": None})
+    left = (y - plain.forward({"x": x})["y"]).sum(axis=(0, 2, 3))
+    post = net.query(["b"], {"x": x, "y": y}, engine="vmp")
+    np.testing.assert_allclose(post.var["b"], 1 / (1 / 0.5 + 20 / 0.3))
+    np.testing.assert_allclose(post.mean["b"], left / 0.3 / (1 / 0.5 + 20 / 0.3))
+    net.set_noise({"w": 1.0})
+    with pytest.raises(InferenceError, match=r"'w' is uncertain and enters 'y' \(op Conv, parent 1\)"):
+        net.query(["b"], {"x": x, "y": y}, engine="vmp")
+
+
+def test_vertices_behind_one_uncertain_weight_have_no_covariance_here():
+    net, evidence = uncertain(deterministic=True)
+    net.add("twin", "Neg", ["p"])
+    post = net.query([*net], evidence, engine="vmp")
+    with pytest.raises(InferenceError, match="'p' and 'twin' share the uncertain parameter 'W'"):
+        post.cov("p", "twin")
+    np.testing.assert_allclose(post.cov("twin"), post.cov("p"))
+    assert not post.cov("W", "y").any()
+    np.testing.assert_array_equal(post.cov("y.p.weight"), np.zeros((1, 4, 4)))
+
+
 def test_an_intervention_makes_a_weight_certain():
     net, evidence = regression(bias=False)
     w = np.ones((3, 2))
@@ -381,10 +442,10 @@ def test_a_bayesian_network_with_two_layers_settles():
     net.add("a", "MatMul", ["x", "W1"], cov=0.1)
     net.add("h", "Tanh", ["a"])
     net.add("y", "MatMul", ["h", "W2"], cov=0.1)
-    x = rng.normal(size=(20, 2))
+    x = rng.normal(size=(10, 2))
     evidence = {"x": x, "y": np.sin(x[:, :1])}
     for moments in ("taylor", "moment"):
-        post = net.query(["a", "W1", "W2"], evidence, engine="vmp", moments=moments, tol=1e-7, max_rounds=3000)
+        post = net.query(["a", "W1", "W2"], evidence, engine="vmp", moments=moments, tol=1e-4, max_rounds=3000)
         assert post.converged
         assert post.free_energy < post.history[0]["free_energy"]
         assert post.diagnostics["exact"].startswith("nothing")
@@ -450,7 +511,7 @@ def test_moment_mode_integrates_the_energy_of_a_nonlinearity(op, noisy):
         density = stats.norm(m, s).pdf
         return sum(
             integrate.quad(lambda x: g(x) * density(x), a, b, epsabs=1e-13, epsrel=1e-13, limit=200)[0]
-            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+            for a, b in pairwise(cuts)
         )
 
     def normal(square, variance):
@@ -591,7 +652,7 @@ def test_options_are_checked(options, message):
 
 def test_log_evidence_points_to_the_bound():
     post = colliding().query(None, {"y": [1.0, 2.0]}, engine="vmp")
-    with pytest.raises(InferenceError, match="-post.free_energy; use engine='exact'"):
+    with pytest.raises(InferenceError, match=r"-post\.free_energy; use engine='exact'"):
         _ = post.log_evidence
 
 
@@ -641,5 +702,5 @@ def test_weights_used_otherwise_are_refused_by_name(case):
 def test_large_vertices_are_refused():
     net = GaussianBayesNet()
     net.add_input("x", 5000, mean=0.0, cov=1.0)
-    with pytest.raises(InferenceError, match="'x' has 5000 entries.*at most 4096"):
+    with pytest.raises(InferenceError, match=r"'x' has 5000 entries.*at most 4096"):
         net.query(None, {}, engine="vmp")
