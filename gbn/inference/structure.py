@@ -134,7 +134,7 @@ class Structure:
                 )
 
     def _read_graph(self, closed: set[str]) -> None:
-        """sources[v]: hidden vertices in v's mean; through[v]: deterministic vertices on the way, v included."""
+        """sources[v]: hidden vertices in v's mean; through[v]: deterministic vertices on the way."""
         evidence, hidden = self.evidence, set(self.hidden)
         self.sources: dict[str, set[str]] = {}
         self.through: dict[str, set[str]] = {}
@@ -156,7 +156,9 @@ class Structure:
 
     def inputs(self, name: str) -> set[str]:
         """Hidden vertices that the value of a vertex depends on."""
-        return {name} if name in self.hidden else set() if self.net[name].random else self.sources[name]
+        if name in self.hidden:
+            return {name}
+        return set() if self.net[name].random else self.sources[name]
 
     def _read_parameter(self, name: str) -> None:
         """How an uncertain parameter is used: in products, or linearly."""
@@ -191,7 +193,7 @@ class Structure:
         if others:
             raise InferenceError(
                 f"the uncertain parameters {others[0]!r} and {name!r} are multiplied with no noise between them; "
-                f"give a vertex between them noise with net.set_noise"
+                "give a vertex between them noise with net.set_noise"
             )
         self.products.append(product)
 

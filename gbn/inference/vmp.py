@@ -56,7 +56,9 @@ def solve(
             hidden vertex) or "parallel" (all from the same point, which can diverge).
         damping: share of the old mean that stays, in [0, 1); default 0 in sequence and 0.5 in parallel.
         moments: "taylor" (nonlinearities are linearised at the present means, every time these move) or "moment" (E f,
-            E f' and Var f under q, where an entry-wise nonlinearity has a hidden vertex as its parent).
+            E f' and Var f under q, where an entry-wise nonlinearity has a hidden vertex as its parent: statistical
+            linearisation.  The remainder Var f - (E f')² C_jj counts in the free energy, entries taken as uncorrelated
+            in it, and is held fixed while q moves).
         max_rounds: most rounds; a round visits every hidden vertex.
         tol: stop when no mean moves by more than this many posterior standard deviations and no variance by more than
             this part (None: make all rounds).
@@ -128,7 +130,7 @@ def _remedy(schedule: str, linear: bool) -> str:
 def _statement(view: View) -> dict[str, str]:
     """What is exact, what is not."""
     structure = view.structure
-    if structure.linear:
+    if structure.linear and not structure.shared:
         exact = "means and, by kl_gap, the log-evidence: -free_energy is a lower bound"
         return {"exact": exact, "approximate": "covariances: q has none between vertices, and is too narrow within"}
     if structure.net.labels or any(not _multilinear(structure.net, n) for n in structure.net):
@@ -327,7 +329,8 @@ class _MeanField:
                 draws[name].append(
                     self._out(self._label(name, values, rng) if name in self.net.labels else values[name])
                 )
-        return {name: np.stack(rows) for name, rows in draws.items()}
+        lead = {name: (n, self.evidence.samples) if self.net[name].plated else (n,) for name in names}
+        return {name: np.reshape(rows, (*lead[name], *self.net[name].shape)) for name, rows in draws.items()}
 
     @cached_property
     def _roots(self) -> dict[str, Array]:
