@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "gradient", "query", "solver"]
 
-ENGINES = {"exact": "gbn.inference.exact", "pc": "gbn.inference.predictive_coding"}
+ENGINES = {
+    "exact": "gbn.inference.exact",
+    "pc": "gbn.inference.predictive_coding",
+    "vmp": "gbn.inference.vmp",
+}
 
 
 def solver(name: str) -> Callable[..., Posterior]:
@@ -45,7 +49,8 @@ def query(
         targets: names (None: every vertex that has a value per sample).
         evidence: name -> array of shape (samples, *event), NaN where missing; labels as integers or one-hot rows.
         do: name -> array; interventions, which cut the vertex off from its parents.
-        engine: "exact" (the linear-Gaussian posterior at an operating point) or "pc" (predictive coding).
+        engine: "exact" (the linear-Gaussian posterior at an operating point), "pc" (predictive coding)
+            or "vmp" (mean-field variational message passing).
         options: of the engine.
 
     Raises:

@@ -37,6 +37,7 @@ def iterate(
     remedy: str,
     measure: str = "gap",
     stalled: Callable[[], str | None] = lambda: None,
+    diverged: Callable[[], str | None] = lambda: None,
     callback: Callable[[int, Figures], Any] | None = None,
     progress: bool | None = None,
     warn: bool = True,
@@ -47,6 +48,7 @@ def iterate(
         step: makes one round and returns its figures; they become the history.
         tol: None makes exactly ``max_rounds`` rounds, and having made them counts as arrival.
         stalled: a sentence when further rounds would be of no use, else None; the iteration ends well there.
+        diverged: a sentence when the rounds lead away, else None; the iteration ends there and warns.
         callback: called with the round and its figures; returning True stops the iteration.
         progress: show a bar on stderr (None: only on a terminal).
         warn: whether to warn when the rounds ran out.
@@ -74,6 +76,9 @@ def iterate(
                 bar.set_postfix({measure: f"{figures.get(measure, float('nan')):.2e}"}, refresh=False)
                 if callback is not None and callback(number, figures) is True:
                     return outcome(False, f"stopped by the callback after {number} rounds")
+                trouble = diverged()
+                if trouble is not None:
+                    return outcome(False, trouble)
                 if tol is not None and figures[measure] <= tol:
                     return outcome(True, f"{measure} reached {tol} after {number} rounds")
                 end = stalled()

@@ -117,3 +117,10 @@ def test_figures_are_copied():
 
     outcome = run(step)
     assert outcome.history[0] == {"gap": 0.5}
+
+
+def test_divergence_ends_it_with_its_reason():
+    with pytest.warns(ConvergenceWarning, match="runs away; gap is"):
+        outcome = run(diverged=lambda: "runs away")
+    assert outcome.rounds == 1
+    assert not outcome.converged

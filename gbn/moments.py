@@ -1,0 +1,124 @@
+"""Moments of entry-wise nonlinearities under a Gaussian: E f(x), E f'(x) and Var f(x) for x ~ N(m, v).
+
+Closed forms where they are known (Relu, LeakyRelu, Abs, Exp, Erf, exact Gelu), Gauss-Hermite quadrature for other
+smooth functions.  Φ and φ are the standard normal distribution function and density; T is Owen's function, by which
+E Φ(a)² = Φ(h) - 2 T(h, (1 + 2s²)^-½) for a ~ N(μ, s²), h = μ (1 + s²)^-½ (Owen, *A table of normal integrals*, 1980).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from gbn import ops
+from gbn.maps import Diagonal
+
+__all__ = ["has_moments", "moments"]
+
+Array = np.ndarray[Any, Any]
+Moments = tuple[Array, Array, Array]
+
+_NODES = 96
+# Below this variance, relative to the entry's own square, a Gaussian is a point.
+_POINT = 1e-24
+_QUADRATURE = frozenset({"Elu", "Gelu", "Sigmoid", "Softplus", "Swish", "Tanh"})
+
+
+def has_moments(op: str | None) -> bool:
+    """Whether the op is an entry-wise nonlinearity that :func:`moments` knows."""
+    return op in _CLOSED or op in _QUADRATURE
+
+
+def moments(op: str, mean: Array, variance: Array, attributes: Mapping[str, Any] | None = None) -> Moments:
+    """E f(x), E f'(x) and Var f(x), entry by entry, for x ~ N(mean, variance).
+
+    Args:
+        op: a name for which :func:`has_moments` holds.
+        mean, variance: of one shape; a variance may be 0.
+        attributes: of the op.
+    """
+    attributes = dict(attributes or {})
+    if op in _CLOSED and attributes.get("approximate", "none") == "none":
+        value, slope, spread = _CLOSED[op](mean, np.maximum(variance, _POINT * (1 + mean * mean)), **attributes)
+    else:
+        value, slope, spread = _quadrature(op, mean, variance, attributes)
+    return value, slope, np.maximum(spread, 0)
+
+
+def _density(z: Array) -> Array:
+    return np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+
+
+def _relu(m: Array, v: Array) -> Moments:
+    s = np.sqrt(v)
+    z = m / s
+    above, tail = special.ndtr(z), s * _density(z)
+    value = m * above + tail
+    return value, above, (m * m + v) * above + m * tail - value * value
+
+
+def _leaky(m: Array, v: Array, alpha: float = 0.01) -> Moments:
+    """αx + (1 - α) relu(x), with Cov(x, relu(x)) = v Φ by Stein's lemma."""
+    value, above, spread = _relu(m, v)
+    rest = 1 - alpha
+    return (
+        alpha * m + rest * value,
+        alpha + rest * above,
+        alpha**2 * v + 2 * alpha * rest * v * above + rest**2 * spread,
+    )
+
+
+def _exp(m: Array, v: Array) -> Moments:
+    value = np.exp(m + v / 2)
+    return value, value, np.expm1(v) * value * value
+
+
+def _erf(m: Array, v: Array) -> Moments:
+    """erf(x) = 2 Φ(√2 x) - 1."""
+    wide = 1 + 2 * v
+    value = special.erf(m / np.sqrt(wide))
+    slope = 2 / np.sqrt(np.pi * wide) * np.exp(-m * m / wide)
+    square = 1 - 8 * special.owens_t(m * np.sqrt(2 / wide), 1 / np.sqrt(1 + 4 * v))
+    return value, slope, square - value * value
+
+
+def _gelu(m: Array, v: Array, approximate: str = "none") -> Moments:
+    """x Φ(x); its square by Stein's lemma, E x² g = (m² + v) E g + 2 m v E g' + v² E g'' with g = Φ²."""
+    root = np.sqrt(1 + v)
+    h = m / root
+    mass, density = special.ndtr(h), _density(h) / root
+    value = m * mass + v * density
+    slope = mass + density * m / (1 + v)
+    # φ(x) N(x; m, v) = density · N(x; mu, tau)
+    mu, tau = m / (1 + v), v / (1 + v)
+    k = mu / np.sqrt(1 + tau)
+    first = 2 * density * special.ndtr(k)
+    inner = mu * special.ndtr(k) + tau / np.sqrt(1 + tau) * _density(k)
+    second = np.exp(-m * m / (1 + 2 * v)) / (np.pi * np.sqrt(1 + 2 * v)) - 2 * density * inner
+    square_of_mass = mass - 2 * special.owens_t(h, 1 / np.sqrt(1 + 2 * v))
+    square = (m * m + v) * square_of_mass + 2 * m * v * first + v * v * second
+    return value, slope, square - value * value
+
+
+_CLOSED: dict[str, Callable[..., Moments]] = {
+    "Abs": lambda m, v: _leaky(m, v, -1.0),
+    "Erf": _erf,
+    "Exp": _exp,
+    "Gelu": _gelu,
+    "LeakyRelu": _leaky,
+    "Relu": _relu,
+}
+
+
+def _quadrature(op: str, mean: Array, variance: Array, attributes: Mapping[str, Any]) -> Moments:
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    weights = weights / weights.sum()
+    points = mean + np.sqrt(variance) * nodes.reshape(-1, *(1,) * np.ndim(mean))
+    y, maps = ops.get(op)(points, **attributes)
+    jacobian = maps[0]() if maps[0] is not None else None
+    slopes = jacobian.factor if isinstance(jacobian, Diagonal) else np.zeros_like(y)
+    value = np.tensordot(weights, y, 1)
+    return value, np.tensordot(weights, slopes, 1), np.tensordot(weights, (y - value) ** 2, 1)

@@ -1,0 +1,71 @@
+"""Moments of nonlinearities against adaptive quadrature of the defining integrals."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy import integrate, special
+
+from gbn.moments import has_moments, moments
+
+FUNCTIONS = {
+    "Relu": (lambda x: max(x, 0.0), lambda x: float(x > 0), {}),
+    "LeakyRelu": (lambda x: x if x > 0 else 0.2 * x, lambda x: 1.0 if x > 0 else 0.2, {"alpha": 0.2}),
+    "Abs": (abs, lambda x: math.copysign(1.0, x), {}),
+    "Exp": (math.exp, math.exp, {}),
+    "Erf": (math.erf, lambda x: 2 / math.sqrt(math.pi) * math.exp(-x * x), {}),
+    "Gelu": (
+        lambda x: x * special.ndtr(x),
+        lambda x: special.ndtr(x) + x * math.exp(-x * x / 2) / math.sqrt(2 * math.pi),
+        {},
+    ),
+    "Tanh": (math.tanh, lambda x: 1 - math.tanh(x) ** 2, {}),
+    "Sigmoid": (special.expit, lambda x: special.expit(x) * special.expit(-x), {}),
+    "Softplus": (lambda x: float(np.logaddexp(x, 0)), special.expit, {}),
+}
+POINTS = [(0.0, 0.5), (1.3, 0.2), (-0.7, 0.9), (2.5, 0.4), (-3.0, 0.3)]
+
+
+def expectation(function, m, v):
+    """∫ f(x) N(x; m, v) dx, split at the kink."""
+    s = math.sqrt(v)
+
+    def integrand(x):
+        return function(x) * math.exp(-0.5 * ((x - m) / s) ** 2) / (s * math.sqrt(2 * math.pi))
+
+    cuts = sorted({m - 12 * s, min(max(0.0, m - 12 * s), m + 12 * s), m, m + 12 * s})
+    return sum(integrate.quad(integrand, a, b, epsabs=1e-14, epsrel=1e-13, limit=200)[0] for a, b in pairwise(cuts))
+
+
+@pytest.mark.parametrize("op", FUNCTIONS)
+@pytest.mark.parametrize("m,v", POINTS)
+def test_moments_are_the_integrals(op, m, v):
+    function, derivative, attributes = FUNCTIONS[op]
+    value, slope, spread = moments(op, np.array([m]), np.array([v]), attributes)
+    mean = expectation(function, m, v)
+    np.testing.assert_allclose(value, mean, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(slope, expectation(derivative, m, v), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(spread, expectation(lambda x: (function(x) - mean) ** 2, m, v), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("op", FUNCTIONS)
+def test_without_variance_they_are_the_function_itself(op):
+    function, _, attributes = FUNCTIONS[op]
+    x = np.array([-1.5, 0.4, 2.0])
+    value, _, spread = moments(op, x, np.zeros(3), attributes)
+    np.testing.assert_allclose(value, [function(float(k)) for k in x], atol=1e-10)
+    np.testing.assert_allclose(spread, 0, atol=1e-10)
+
+
+def test_the_tanh_form_of_gelu_is_integrated_by_quadrature():
+    exact = moments("Gelu", np.array([0.3]), np.array([0.5]))
+    close = moments("Gelu", np.array([0.3]), np.array([0.5]), {"approximate": "tanh"})
+    np.testing.assert_allclose(close, exact, atol=1e-3)
+    assert np.abs(np.subtract(close, exact)).max() > 1e-7
+
+
+def test_functions_without_entries_are_not_known():
+    assert has_moments("Relu")
+    assert not has_moments("Softmax")
+    assert not has_moments("Log")
