@@ -92,6 +92,11 @@ def solve(
     )
 
 
+def messages_at(point: Linearization) -> Mapping[str, Array]:
+    """λ of the posterior of the net linearised at any point.  Shapes: (samples, *event)."""
+    return _Exact(point, _DENSE_LIMIT, shared=False).messages()
+
+
 class _Coordinates:
     """The observed quantities in one vector per sample: Gaussian entries, then pseudo-observations of labels.
 
