@@ -81,10 +81,10 @@ class Channel:
         self.spoken: dict[str, Array] = {}
         self.sent = self.dropped = 0
 
-    def speak(self, name: str, message: Array, listeners: Iterable[str]) -> None:
+    def speak(self, name: str, message: Array, listeners: Sequence[str]) -> None:
         """Send a message to every listener."""
         self.spoken[name] = message
-        self.sent += len(list(listeners))
+        self.sent += len(listeners)
 
     def heard_by(self, name: str) -> Mapping[str, Array]:
         """Child -> the last message of it that has come to this vertex."""
@@ -108,8 +108,7 @@ class LossyChannel(Channel):
         self._stamps: dict[tuple[str, str], int] = {}
         self._under_way: dict[int, list[tuple[int, str, str, Array]]] = defaultdict(list)
 
-    def speak(self, name: str, message: Array, listeners: Iterable[str]) -> None:
-        listeners = list(listeners)
+    def speak(self, name: str, message: Array, listeners: Sequence[str]) -> None:
         super().speak(name, message, listeners)
         for listener in listeners:
             if self._rng.random() < self._drop:
@@ -161,6 +160,7 @@ class Rounds:
         self.clamped: Mapping[str, Array] = clamped_messages(point)
         concerned = point.downstream(self.latents if wanted is None else wanted)
         self.visited = [n for n in net.vertices if n in concerned and (n in self.clamped or not point.closed(n))]
+        self._listeners = {n: [p for p in point.listeners(n) if p in concerned] for n in self.visited}
         self.state: dict[str, Array] = {}
         self._aside: dict[str, Array] = {}
         self._gap = self._scale = 0.0
@@ -176,7 +176,7 @@ class Rounds:
         self.channel.tick()
         for name in self._schedule.order(self.visited, self._rng):
             self.update(name)
-        self.state |= self._aside
+        self.state.update(self._aside)
         return {
             "gap": self._gap / self._scale if self._scale > 0 else 0.0,
             "free_energy": float(np.mean(FixedPoint(self.point, self._present()).free_energy())),
@@ -224,7 +224,7 @@ class Rounds:
         if name in self.point.evidence.conditionals:
             message = self._partly(name)
         if message is not None:
-            self.channel.speak(name, message, self.point.listeners(name))
+            self.channel.speak(name, message, self._listeners[name])
 
     def _partly(self, name: str) -> Array:
         """λ of a partly observed vertex, from the state of its latent entries."""
@@ -233,4 +233,4 @@ class Rounds:
         return self.point.evidence.conditionals[name].messages(error, np.zeros_like(error) if state is None else state)
 
     def _present(self) -> dict[str, Array]:
-        return self.state | {name: self._partly(name) for name in self.point.evidence.conditionals}
+        return {**self.state, **{name: self._partly(name) for name in self.point.evidence.conditionals}}

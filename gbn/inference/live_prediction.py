@@ -110,7 +110,8 @@ class FreeEnergy:
     def lines(self) -> int:
         """Lines from children to parents on which messages travel."""
         point = Linearization(self.evidence, {}, {}, {})
-        return sum(len(point.listeners(name)) for name in point.downstream(self.names))
+        concerned = point.downstream(self.names)
+        return sum(len(concerned.intersection(point.listeners(name))) for name in concerned)
 
 
 class Errors(FreeEnergy):

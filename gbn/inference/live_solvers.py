@@ -59,10 +59,21 @@ class GaussNewton(Minimiser):
 
     def __init__(self, problem: Errors, tol: float, unit: float) -> None:
         super().__init__(problem, problem.start(), tol, unit)
-        self._problem = problem
+        self._problem, self._sweeps = problem, 0
+
+    @property
+    def pulls(self) -> int:
+        return self.evaluations + self._sweeps
+
+    @property
+    def passes(self) -> int:
+        """Each observed coordinate costs a pull and a push, and so do the innovation and the answer together."""
+        return 2 * (self.evaluations + self._sweeps)
 
     def step(self, _round: int = 0) -> Mapping[str, float]:
         active = self._active()
+        if not active.any():
+            return self._arrive()
         direction = np.zeros_like(self.point)
         direction[self._working] = self._target(self._working) - self.point[self._working]
         waiting, rate = active.copy(), np.ones(len(active), self.point.dtype)
@@ -90,7 +101,8 @@ class GaussNewton(Minimiser):
         from gbn.inference.exact import messages_at
 
         part = self._problem.part(rows)
-        messages = messages_at(part.at(self.point[rows]))
+        messages, size = messages_at(part.at(self.point[rows]))
+        self._sweeps += size + 1
         whitened = {name: part.whiten(name, messages[name]) for name in part.names}
         return part.join(whitened, self.point[rows])
 

@@ -71,6 +71,8 @@ class Minimiser:
     def _evaluate(self, trial: Array, waiting: Array) -> tuple[Array, Array]:
         """Values and gradients of the working problems, those of the rest as they are."""
         value, gradient = self.value.copy(), self.gradient.copy()
+        if not waiting.any():
+            return value, gradient
         value[self._working], gradient[self._working] = self._objective(trial[self._working], self._working)
         self._count(waiting)
         return value, gradient
