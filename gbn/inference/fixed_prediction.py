@@ -158,7 +158,8 @@ class Rounds:
         net, evidence = point.net, point.evidence
         self.latents = {n for n, v in net.vertices.items() if v.random and n not in evidence.do and not point.closed(n)}
         self.clamped: Mapping[str, Array] = clamped_messages(point)
-        concerned = point.downstream(self.latents if wanted is None else wanted)
+        self._on_the_way = point.downstream(self.latents)
+        concerned = self._on_the_way if wanted is None else point.downstream(wanted)
         self.visited = [n for n in net.vertices if n in concerned and (n in self.clamped or not point.closed(n))]
         self._listeners = {n: [p for p in point.listeners(n) if p in concerned] for n in self.visited}
         self.state: dict[str, Array] = {}
@@ -213,6 +214,8 @@ class Rounds:
 
     def _measure(self, name: str, pulled: Array | None, old: Array | None) -> None:
         """The gap is judged by what the children said, whether it has arrived or not."""
+        if name not in self._on_the_way:
+            return
         if self._schedule.lossy:
             pulled = self._pulled(name, self.channel.spoken)
         if pulled is not None:

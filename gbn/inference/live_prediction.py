@@ -154,19 +154,18 @@ class States(FreeEnergy):
         return self.join(values, np.zeros((self.evidence.samples, 0), self.net.dtype))
 
     def at(self, x: Array) -> Linearization:
-        values, errors = self.evidence.values, dict[str, Array]()
-        states = self.split(x)
+        given, errors = self.evidence.values, dict[str, Array]()
+        chosen = {**given, **self.split(x)}
+        for name in self.evidence.conditionals:
+            chosen[name] = np.where(self.evidence.masks[name], given[name], chosen[name])
 
         def choose(name: str, mean: Array) -> Array:
-            value = states.get(name, values.get(name))
-            if name in states and name in values:
-                value = np.where(self.evidence.masks[name], values[name], value)
-            errors[name] = value - mean
-            return value
+            errors[name] = chosen[name] - mean
+            return chosen[name]
 
-        rules = {name: partial(choose, name) for name in {*states, *values}}
-        found, maps = self.net.evaluate(self.evidence.do, self.evidence.samples, rules)
-        return Linearization(self.evidence, found, errors, maps)
+        rules = {name: partial(choose, name) for name in chosen}
+        values, maps = self.net.evaluate(self.evidence.do, self.evidence.samples, rules)
+        return Linearization(self.evidence, values, errors, maps)
 
     def latent(self, point: Linearization, name: str, x: Array, pulled: Array | None) -> tuple[Array | None, Array]:
         message = self.net.noises[str(self.net[name].noise)].solve(point.errors[name])

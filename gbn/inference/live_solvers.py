@@ -17,7 +17,7 @@ from gbn.inference.lbfgs import LBFGS
 from gbn.inference.live_prediction import Errors, FreeEnergy, States
 from gbn.inference.minimiser import Array, Minimiser, dot
 
-__all__ = ["SOLVERS", "Descent", "Flow", "GaussNewton", "minimiser"]
+__all__ = ["SOLVERS", "Descent", "Flow", "GaussNewton", "prepare"]
 
 _HALVINGS = 30
 # Free energies that differ by less than this times the tolerance, in nats, are the same.
@@ -187,7 +187,7 @@ SOLVERS: dict[str, Callable[[Evidence, float, float | None], tuple[FreeEnergy, M
 _WITH_STEP = ("gradient", "errors")
 
 
-def minimiser(name: str, evidence: Evidence, tol: float, step_size: float | None) -> tuple[FreeEnergy, Minimiser]:
+def prepare(name: str, evidence: Evidence, tol: float, step_size: float | None) -> tuple[FreeEnergy, Minimiser]:
     """The function to minimise, and the solver of that name at its start.
 
     Raises:

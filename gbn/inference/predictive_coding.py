@@ -19,7 +19,7 @@ import numpy as np
 from gbn.errors import InferenceError
 from gbn.evidence import Evidence
 from gbn.inference.fixed_prediction import SCHEDULES, Channel, LossyChannel, Rounds
-from gbn.inference.live_solvers import minimiser
+from gbn.inference.live_solvers import prepare
 from gbn.inference.loop import Outcome, iterate
 from gbn.inference.point_estimate import FixedPoint, LivePoint, PointEstimate, sweep
 from gbn.linearize import Linearization
@@ -222,7 +222,7 @@ def equilibrium(
     Raises:
         InferenceError: random parameters, which couple the samples; options that do not fit.
     """
-    problem, solving = minimiser(solver, evidence, tol, step_size)
+    problem, solving = prepare(solver, evidence, tol, step_size)
     lines = problem.lines
 
     def effort() -> dict[str, int]:
