@@ -8,7 +8,7 @@ state and v_i ← v_i + η Q_i (-λ_i + pull_i), the covariance cancels and the 
 A deterministic vertex passes on what it hears.  λ of a vertex depends on its descendants alone, so every order of
 updates, and every pattern of losses and bounded delays that lets each line through again and again, ends at the same
 fixed point: backprop's recursion (asynchronous iteration: Bertsekas & Tsitsiklis, *Parallel and Distributed
-Computation*, proposition 6.2.1).
+Computation*, section 6.2).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Schedule:
     step_size: η unless told otherwise.
     together: latents speak from their state before the round, as if all moved at once.
     lossy: lines lose and delay messages.
+    random: the order, or a loss, is drawn.
     remedy: what helps when the rounds run out.
     """
 
@@ -171,7 +172,12 @@ class Rounds:
                 self._speak(name, self.clamped.get(name))
 
     def step(self, _round: int) -> Mapping[str, float]:
-        """One round; ``gap`` is how far λ was from its fixed-point equation, relative to the largest message."""
+        """One round, and its figures.
+
+        gap: how far λ was from its fixed-point equation before it, relative to the largest message.
+        free_energy: of the errors Q λ after it, in nats, mean over samples (of all together, where random parameters
+            couple them).
+        """
         self._gap = self._scale = 0.0
         self.passes += 1
         self.channel.tick()

@@ -77,11 +77,11 @@ class GaussNewton(Minimiser):
         direction = np.zeros_like(self.point)
         direction[self._working] = self._target(self._working) - self.point[self._working]
         waiting, rate = active.copy(), np.ones(len(active), self.point.dtype)
-        slope = dot(direction, self.gradient)
+        slope, steepness = dot(direction, self.gradient), dot(self.gradient, self.gradient)
         for _ in range(_HALVINGS):
             trial = np.where(waiting[:, None], self.point + rate[:, None] * direction, self.point)
             value, gradient = self._evaluate(trial, waiting)
-            close = (np.abs(value - self.value) <= self._rounding()) & (dot(gradient, gradient) < self._steepness())
+            close = (np.abs(value - self.value) <= self._rounding()) & (dot(gradient, gradient) < steepness)
             taken = waiting & (close | (value <= self.value + _DECREASE * rate * np.minimum(slope, 0)))
             self.point = np.where(taken[:, None], trial, self.point)
             self.value = np.where(taken, value, self.value)
@@ -92,9 +92,6 @@ class GaussNewton(Minimiser):
             rate = np.where(waiting, rate / 2, rate)
         self.stuck |= waiting
         return self._arrive()
-
-    def _steepness(self) -> Array:
-        return dot(self.gradient, self.gradient)
 
     def _target(self, rows: Array) -> Array:
         """The whitened errors Rᵀ λ of the exact posterior at the present points.  Shape: (n, dim)."""

@@ -138,16 +138,16 @@ class FixedPoint(PointEstimate):
     """Fixed prediction: v_i = f_i + Q_i λ_i at random vertices, the forward pass elsewhere."""
 
     def __init__(self, point: Linearization, messages: Mapping[str, Array]) -> None:
-        self.point, self._messages = point, point.everywhere(messages)
+        self.point, self._heard = point, messages
         net, evidence = self.point.net, self.point.evidence
         self.errors = {
-            name: self.point.errors[name] if self.point.closed(name) else net.noise(name).apply(self._messages[name])  # type: ignore[union-attr]
+            name: self.point.errors[name] if self.point.closed(name) else net.noise(name).apply(messages[name])  # type: ignore[union-attr]
             for name, vertex in net.vertices.items()
-            if vertex.random and name not in evidence.do
+            if vertex.random and name not in evidence.do and (name in messages or self.point.closed(name))
         }
 
     def messages(self) -> Mapping[str, Array]:
-        return self._messages
+        return self.point.everywhere(self._heard)
 
     def mean(self, name: str) -> Array:
         point = self.point
