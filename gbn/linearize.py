@@ -11,7 +11,7 @@ A vertex hears its neighbours through these two and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,36 @@ class Linearization:
     def closed(self, name: str) -> bool:
         """Whether the vertex is wholly observed, so that nothing passes through it."""
         return name in self._closed
+
+    @cached_property
+    def _lines(self) -> dict[str, list[tuple[str, int]]]:
+        """Vertex -> the children that tell it something, with its position among their parents."""
+        lines: dict[str, list[tuple[str, int]]] = {name: [] for name in self.net.vertices}
+        for child in self.net.vertices:
+            for position, parent in enumerate(self.parents(child)):
+                if not self.closed(parent):
+                    lines[parent].append((child, position))
+        return lines
+
+    def listeners(self, name: str) -> tuple[str, ...]:
+        """The parents to whom a vertex speaks: those that are not wholly observed."""
+        return tuple(dict.fromkeys(parent for parent in self.parents(name) if not self.closed(parent)))
+
+    def hear(self, name: str, messages: Mapping[str, Array]) -> Array | None:
+        """What one vertex hears from its children, Σ_c J_{c←i}ᵀ λ_c; None where none of them has spoken.
+
+        The single-vertex form of :meth:`pull`.
+
+        Args:
+            messages: child -> λ_c; only those of the vertex's own children are read.
+        """
+        total: Array | None = None
+        for child, position in self._lines[name]:
+            message, map_ = messages.get(child), self.map(child, position)
+            if message is not None and map_ is not None:
+                part = map_.pull(message)
+                total = part if total is None else total + part
+        return total
 
     def upstream(self, names: Iterable[str]) -> set[str]:
         """These vertices and the ancestors whose deviations reach them."""

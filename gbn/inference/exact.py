@@ -92,6 +92,16 @@ def solve(
     )
 
 
+def messages_at(point: Linearization) -> tuple[Mapping[str, Array], int]:
+    """λ of the posterior of the net linearised at any point, and how many observed coordinates it took.
+
+    Returns:
+        vertex -> shape (samples, *event); the size of S.
+    """
+    solution = _Exact(point, _DENSE_LIMIT, shared=False)
+    return solution.messages(), solution.coordinates.size
+
+
 class _Coordinates:
     """The observed quantities in one vector per sample: Gaussian entries, then pseudo-observations of labels.
 

@@ -49,7 +49,8 @@ def iterate(
         tol: None makes exactly ``max_rounds`` rounds, and having made them counts as arrival.
         stalled: a sentence when further rounds would be of no use, else None; the iteration ends well there.
         diverged: a sentence when the rounds lead away, else None; the iteration ends there and warns.
-        callback: called with the round and its figures; returning True stops the iteration.
+        callback: called with the round and its figures; returning True stops the iteration, without a warning: that is
+            what was wished for.
         progress: show a bar on stderr (None: only on a terminal).
         warn: whether to warn when the rounds ran out.
 
@@ -75,7 +76,7 @@ def iterate(
                 bar.update()
                 bar.set_postfix({measure: f"{figures.get(measure, float('nan')):.2e}"}, refresh=False)
                 if callback is not None and callback(number, figures) is True:
-                    return outcome(False, f"stopped by the callback after {number} rounds")
+                    return Outcome(history, False, f"stopped by the callback after {number} rounds")
                 trouble = diverged()
                 if trouble is not None:
                     return outcome(False, trouble)

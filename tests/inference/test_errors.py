@@ -123,7 +123,10 @@ def test_unknown_targets_and_engines(net):
     [
         ({"operating_point": "middle"}, "operating_point: got 'middle', expected 'forward' or 'equilibrium'"),
         ({"engine": "pc", "prediction": "both"}, "prediction: got 'both', expected 'fixed' or 'live'"),
-        ({"engine": "pc", "schedule": "zigzag"}, "schedule: got 'zigzag', expected 'sweep' or 'parallel'"),
+        (
+            {"engine": "pc", "schedule": "zigzag"},
+            "schedule: got 'zigzag', expected one of 'sweep', 'parallel', 'random'",
+        ),
         ({"engine": "pc", "step_size": 0.0}, "step_size: got 0.0, expected a number above 0 and at most 1"),
         ({"engine": "pc", "step_size": 1.5}, "step_size: got 1.5"),
         ({"engine": "pc", "step_size": NAN}, "step_size: got nan"),
