@@ -196,7 +196,7 @@ class GaussianBayesNet:
         Raises:
             As :meth:`add`; the net is unchanged then.
         """
-        before = dict(self.vertices)
+        before = len(self.vertices)
         try:
             terms: list[str] = []
             for parent, weight in parents.items():
@@ -217,7 +217,8 @@ class GaussianBayesNet:
             attributes = {} if shape is None else {"shape": list(shape)}
             return self.add(name, "Linear", terms, cov=cov, **attributes)
         except Exception:
-            self.vertices = before
+            while len(self.vertices) > before:
+                self.vertices.popitem()
             raise
 
     def add_likelihood(self, name: str, likelihood: str, parent: str) -> str:

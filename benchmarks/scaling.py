@@ -2,7 +2,7 @@
 
 A tanh network of width 32 is asked for its first hidden layer (mean and variance) given input and output, by the engine
 "exact", and for a sweep of "pc".  Printed: median seconds, interleaved in one process, and the exponent of growth.
-Usage: python benchmarks/query.py [--repeats 7]
+Usage: python benchmarks/scaling.py [--repeats 7]
 """
 
 from __future__ import annotations
