@@ -10,6 +10,7 @@ axis.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -76,7 +77,7 @@ class Vertex:
     @property
     def size(self) -> int:
         """Number of entries of one sample."""
-        return int(np.prod(self.shape, dtype=int))
+        return math.prod(self.shape)
 
 
 class GaussianBayesNet:

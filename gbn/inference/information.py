@@ -132,7 +132,7 @@ class InformationPosterior(LinearizedPosterior):
         if not variables:
             return None
         net, arriving = self.net, self.totals.through(name)
-        label = net.vertices[name].kind == "likelihood"
+        label = self._is_label(name)
         own = self.structure.hidden.get(name)
         blocks = {variable: block if label else -block for variable, block in arriving.items()}
         if own is not None:
@@ -189,6 +189,9 @@ class InformationPosterior(LinearizedPosterior):
         present = (~np.isnan(point.evidence.values[name])).astype(net.dtype)
         return np.asarray(getattr(net.label_of(name), factor)(logits, v, present))
 
+    def _is_label(self, name: str) -> bool:
+        return self.net.vertices[name].kind == "likelihood"
+
     def _score(self, name: str) -> Array:
         return self.net.label_of(name).score(
             self.point.values[self.net.vertices[name].parents[0]], self.evidence.values[name]
@@ -203,6 +206,8 @@ class InformationPosterior(LinearizedPosterior):
 
         def rule(name: str) -> Rule:
             latent, source = name in self.structure.hidden, own.get(name)
+            if self._is_label(name):
+                return lambda pulled: source
 
             def send(pulled: Array | None) -> Array | None:
                 # Through the sign of A: a factor pulls its own vertex, and pushes its ancestors the other way.
@@ -212,9 +217,8 @@ class InformationPosterior(LinearizedPosterior):
 
             return send
 
-        labels = {n: (lambda pulled, n=n: own[n]) for n in self.structure.factors if n in self.net.labels and n in own}
-        rules: dict[str, Rule] = {n: rule(n) for n in self.structure.factors if n not in labels}
-        self.point.pull(rules | labels, self.structure.hidden)
+        rules: dict[str, Rule] = {name: rule(name) for name in self.structure.factors}
+        self.point.pull(rules, self.structure.hidden)
         samples, count = self.evidence.samples, int(np.prod(lead, dtype=int))
         right = np.zeros((count, samples, self.plan.size))
         start = 0
@@ -262,7 +266,7 @@ class InformationPosterior(LinearizedPosterior):
         """-Λ ε of the noisy vertices and the scores of the labels, at the operating point."""
         out = {}
         for name in self.structure.factors:
-            if self.net.vertices[name].kind == "likelihood":
+            if self._is_label(name):
                 out[name] = self._score(name).astype(np.float64)
             elif name in self.point.errors:
                 error = self.point.errors[name].astype(np.float64)
@@ -284,7 +288,7 @@ class InformationPosterior(LinearizedPosterior):
         out = {}
         for name in self.structure.factors:
             vertex = self.net.vertices[name]
-            if vertex.kind == "likelihood":
+            if self._is_label(name):
                 continue
             error = np.zeros((self.evidence.samples, *vertex.shape))
             if name in self.point.errors:
@@ -302,7 +306,7 @@ class InformationPosterior(LinearizedPosterior):
 
     def _message_rule(self, name: str) -> Rule:
         """What an observed vertex sends at the posterior mean: Λ ε, a label its score there; hidden entries pass on."""
-        if self.net.vertices[name].kind == "likelihood":
+        if self._is_label(name):
             gap = self._mean[1].get(name)
             score = self._sources[name]
             if gap is not None:
@@ -370,7 +374,7 @@ class InformationPosterior(LinearizedPosterior):
         for name in self.structure.factors:
             vertex, lead = self.net.vertices[name], (n, self.evidence.samples)
             z = rng.standard_normal((*lead, *vertex.shape))
-            if vertex.kind == "likelihood":
+            if self._is_label(name):
                 kick = self._label(self.point, name, z, "root")
             else:
                 noise = self.net.noise(name)
@@ -390,7 +394,7 @@ class InformationPosterior(LinearizedPosterior):
                 mask = self.evidence.masks.get(name)
                 free += noise.size if mask is None else (~mask).reshape(len(rows), -1).sum(axis=1)  # type: ignore[union-attr]
         for name in self.structure.factors:
-            if self.net.vertices[name].kind == "likelihood":
+            if self._is_label(name):
                 total += self._label_evidence(name)
         logdet = per_sample(self.factorization.logdet, self._rows_of(self.factorization.logdet))
         found = total - 0.5 * (logdet - free * LOG_2PI)
@@ -401,7 +405,7 @@ class InformationPosterior(LinearizedPosterior):
         """Whether a row observes anything: otherwise its terms cancel, but for rounding.  Shape: (samples,)."""
         out = np.zeros(self.evidence.samples, bool)
         for name, value in self.evidence.values.items():
-            label = self.net.vertices[name].kind == "likelihood"
+            label = self._is_label(name)
             known = ~np.isnan(value) if label else self.evidence.masks.get(name, np.ones_like(value, bool))
             out |= known.reshape(len(out), -1).any(axis=1)
         return out
