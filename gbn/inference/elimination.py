@@ -27,8 +27,8 @@ __all__ = ["Factorization", "Front", "Plan", "make_plan", "minimum_degree"]
 
 Array = np.ndarray[Any, Any]
 Index = slice | Array
-# The smallest pivot, relative to the diagonal it is left of: below it, fewer than about eight digits are right.
-_LEAST_PIVOT = 1e-8
+# The largest relative error of a pivot that passes: about eight digits are right then.
+_MOST_ERROR = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,32 +212,39 @@ class Factorization:
         self._roots: list[Array] = []
         self._gains: list[Array] = []
         self.logdet = np.zeros(self.batch)
-        scale = np.zeros((self.batch, plan.size))
+        error = np.zeros((self.batch, plan.size, 1))
         updates: list[Array | None] = []
         for k, front in enumerate(plan.fronts):
-            matrix = self._assembled(front, elements, updates, scale)
+            matrix = self._assembled(front, elements, updates, error)
             m = front.size
             root, pivots = _inverse_root(matrix[:, :m, :m])
-            kept = pivots / scale[:, front.own]
-            if not (kept >= _LEAST_PIVOT).all():
+            # Rounding errors travel as first-order perturbations do, dU = [-G; I]ᵀ dF [-G; I]; their diagonal is
+            # followed, for a pivot may look sound and yet be the small rest of what was computed wrongly before.
+            own = error[:, front.own]
+            if not ((root * root) @ own <= _MOST_ERROR).all():
                 raise _lost(names[plan.order[k]])
             half = root @ matrix[:, :m, m:]
-            updates.append(matrix[:, m:, m:] - half.swapaxes(1, 2) @ half if front.parent else None)
+            gain = root.swapaxes(1, 2) @ half
+            if front.parent:
+                updates.append(matrix[:, m:, m:] - half.swapaxes(1, 2) @ half)
+                error[:, front.rest] += (gain * gain).swapaxes(1, 2) @ own
+            else:
+                updates.append(None)
             self._roots.append(root)
-            self._gains.append(root.swapaxes(1, 2) @ half)
+            self._gains.append(gain)
             self.logdet += np.log(pivots).sum(axis=1)
 
     def _assembled(
-        self, front: Front, elements: Sequence[Array | None], updates: list[Array | None], scale: Array
+        self, front: Front, elements: Sequence[Array | None], updates: list[Array | None], error: Array
     ) -> Array:
         """The front: the elements that begin here, and the updates of its children, which are let go."""
         size = front.size + (front.rest.stop - front.rest.start if isinstance(front.rest, slice) else len(front.rest))
         matrix = np.zeros((self.batch, size, size))
         for e, index in front.elements:
             matrix[_square(index)] += elements[e]  # type: ignore[arg-type]
-        diagonal = np.einsum("bii->bi", matrix)
-        scale[:, front.own] += diagonal[:, : front.size]
-        scale[:, front.rest] += diagonal[:, front.size :]
+        rounding = np.finfo(float).eps * np.einsum("bii->bi", matrix)[:, :, None]
+        error[:, front.own] += rounding[:, : front.size]
+        error[:, front.rest] += rounding[:, front.size :]
         for k, index in front.children:
             matrix[_square(index)] += updates[k]  # type: ignore[arg-type]
             updates[k] = None
@@ -307,22 +314,23 @@ def _taken(matrix: Array, which: Array | None) -> Array:
 
 
 def _inverse_root(matrix: Array) -> tuple[Array, Array]:
-    """L⁻¹ and the squared diagonal of L, with L Lᵀ the matrix; pivots are NaN where it is not positive definite."""
-    diagonal = np.einsum("bii->bi", matrix)
+    """L⁻¹ and the squared diagonal of L, with L Lᵀ the matrix; both are NaN where it is not positive definite."""
+    lost = np.full_like(matrix, np.nan), np.full(matrix.shape[:2], np.nan)
     if len(matrix) == 1:
         factor, failed = lapack.dpotrf(matrix[0], lower=1)
         if failed:
-            return matrix, np.full(diagonal.shape, np.nan)
+            return lost
         inverse, _ = lapack.dtrtri(factor, lower=1)
         return inverse[None], factor.diagonal()[None] ** 2
+    diagonal = np.einsum("bii->bi", matrix)
     if not (diagonal > 0).all():
-        return matrix, np.full(diagonal.shape, np.nan)
+        return lost
     # A unit diagonal keeps the general inverse of numpy, which pivots, as good as a triangular one.
     spread = np.sqrt(diagonal)
     try:
         factor = np.linalg.cholesky(matrix / (spread[:, :, None] * spread[:, None, :]))
     except np.linalg.LinAlgError:
-        return matrix, np.full(diagonal.shape, np.nan)
+        return lost
     return np.linalg.inv(factor) / spread[:, None, :], (np.einsum("bii->bi", factor) * spread) ** 2
 
 

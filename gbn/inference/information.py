@@ -154,22 +154,19 @@ class InformationPosterior(LinearizedPosterior):
                 np.einsum("bii->bi", part)[...] = block
             else:
                 part[...] = block
-        element = a.swapaxes(1, 2) @ (a if label else self._weighted(name, a))
+        white = a if label else self._whitened(name, a)
+        element = white.swapaxes(1, 2) @ white
         if mine is not None and name in self.evidence.masks:
             entries = slice(mine, mine + size)
             np.einsum("bii->bi", element[:, entries, entries])[...] += 1 - self.totals.free(name)
         return element
 
-    def _weighted(self, name: str, a: Array) -> Array:
-        """Λ a, for matrices whose rows are entries of the vertex."""
-        noise = self.net.noise(name)
-        if noise.form == "scalar":  # type: ignore[union-attr]
-            return a / float(noise.value)  # type: ignore[union-attr]
-        if noise.form == "diagonal":  # type: ignore[union-attr]
-            return a / noise.value.reshape(-1, 1)  # type: ignore[union-attr]
-        columns = a.swapaxes(1, 2)
-        flat = noise.solve(columns.reshape(*columns.shape[:2], *noise.event))  # type: ignore[union-attr]
-        return flat.reshape(columns.shape).swapaxes(1, 2)
+    def _whitened(self, name: str, a: Array) -> Array:
+        """R⁻¹ a with R Rᵀ = Q, for matrices whose rows are entries of the vertex."""
+        noise = self.net.noises[str(self.net.vertices[name].noise)]
+        if noise.form == "full":
+            return noise.inverse_root @ a
+        return a / np.sqrt(noise.value.reshape(-1, 1))
 
     def _whitened_label(self, name: str, blocks: Mapping[int, Array]) -> dict[int, Array]:
         """Lᵀ J of a label: its rows of the system, of unit noise."""
