@@ -209,7 +209,7 @@ class Factorization:
     def __init__(self, plan: Plan, elements: Sequence[Array | None], names: Sequence[str]) -> None:
         self.plan = plan
         self.batch = max((len(e) for e in elements if e is not None), default=1)
-        self._roots: list[Array] = []
+        self._inverses: list[Array] = []
         self._gains: list[Array] = []
         self.logdet = np.zeros(self.batch)
         error = np.zeros((self.batch, plan.size, 1))
@@ -223,14 +223,15 @@ class Factorization:
             own = error[:, front.own]
             if not ((root * root) @ own <= _MOST_ERROR).all():
                 raise _lost(names[plan.order[k]])
-            half = root @ matrix[:, :m, m:]
-            gain = root.swapaxes(1, 2) @ half
+            inverse, coupling = root.swapaxes(1, 2) @ root, matrix[:, :m, m:]
+            gain = inverse @ coupling
             if front.parent:
+                half = root @ coupling
                 updates.append(matrix[:, m:, m:] - half.swapaxes(1, 2) @ half)
                 error[:, front.rest] += (gain * gain).swapaxes(1, 2) @ own
             else:
                 updates.append(None)
-            self._roots.append(root)
+            self._inverses.append(inverse)
             self._gains.append(gain)
             self.logdet += np.log(pivots).sum(axis=1)
 
@@ -254,19 +255,21 @@ class Factorization:
         """K⁻¹ right.
 
         Args:
-            right: entries in the order of elimination.  Shape: (systems, size, columns).
+            right: entries in the order of elimination.  Shape: (systems, columns, size); it is overwritten.
             which: the member of the batch that stands for each system (default: they are the batch).
+
+        Returns:
+            ``right``, which now holds the solution.
         """
-        x = np.array(right)
-        for front, root, gain in zip(self.plan.fronts, self._roots, self._gains, strict=True):
-            own = x[:, front.own]
+        x = right
+        for front, inverse, gain in zip(self.plan.fronts, self._inverses, self._gains, strict=True):
+            own = x[:, :, front.own]
             if front.parent:
-                x[:, front.rest] -= _taken(gain, which).swapaxes(1, 2) @ own
-            half = _taken(root, which)
-            x[:, front.own] = half.swapaxes(1, 2) @ (half @ own)
+                x[:, :, front.rest] -= own @ _taken(gain, which)
+            x[:, :, front.own] = own @ _taken(inverse, which)
         for front, gain in zip(reversed(self.plan.fronts), reversed(self._gains), strict=True):
             if front.parent:
-                x[:, front.own] -= _taken(gain, which) @ x[:, front.rest]
+                x[:, :, front.own] -= x[:, :, front.rest] @ _taken(gain, which).swapaxes(1, 2)
         return x
 
     @cached_property
@@ -274,8 +277,7 @@ class Factorization:
         """The inverse over each front.  Shapes: (batch, f, f)."""
         out: list[Array] = [np.zeros(0)] * len(self.plan.fronts)
         for k in reversed(range(len(out))):
-            front, root, gain = self.plan.fronts[k], self._roots[k], self._gains[k]
-            own = root.swapaxes(1, 2) @ root
+            front, own, gain = self.plan.fronts[k], self._inverses[k], self._gains[k]
             if front.parent is None:
                 out[k] = own
                 continue

@@ -34,6 +34,7 @@ class Structure:
     """The hidden variables of a query, which of them meet in a factor, and the plan of their elimination.
 
     hidden: noisy vertex with free entries -> its number.
+    determined: deterministic vertices, in topological order.
     factors: vertices that give a term of F: noisy ones, and observed labels.
     seconds: what the plan took; next to nothing where it was known.
     """
@@ -45,6 +46,8 @@ class Structure:
         self.vertices = [name for name in net.vertices if name in relevant]
         noisy = [n for n in self.vertices if net.vertices[n].random and net.vertices[n].plated]
         noisy = [n for n in noisy if n not in evidence.do]
+        ops = [n for n in self.vertices if net.vertices[n].kind == "op"]
+        self.determined = [n for n in ops if not net.vertices[n].random and not point.closed(n)]
         self.hidden = {name: k for k, name in enumerate(n for n in noisy if not point.closed(n))}
         labels = [n for n in net.labels if n in evidence.values]
         self.factors = [*noisy, *labels]
@@ -80,18 +83,17 @@ class _Slots:
         self.plain = patterns == 1
 
     def gather(self, x: Array) -> Array:
-        """(lead, samples, size) -> (slots, size, columns)."""
+        """(lead, samples, size) -> (slots, columns, size)."""
         if self.plain:
-            return x.reshape(1, -1, x.shape[2]).swapaxes(1, 2)
-        grouped = x[:, self.rows]
-        return np.moveaxis(grouped, (1, 3), (0, 1)).reshape(len(self.which), x.shape[2], -1)
+            return x.reshape(1, -1, x.shape[2])
+        return x[:, self.rows].swapaxes(0, 1).reshape(len(self.which), -1, x.shape[2])
 
     def scatter(self, y: Array, lead: int) -> Array:
-        """(slots, size, columns) -> (lead, samples, size)."""
+        """(slots, columns, size) -> (lead, samples, size)."""
         if self.plain:
-            return y.swapaxes(1, 2).reshape(lead, -1, y.shape[1])
-        split = y.reshape(len(y), y.shape[1], lead, -1)
-        return np.moveaxis(split[self.slot, :, :, self.column], 2, 0)
+            return y.reshape(lead, -1, y.shape[2])
+        split = y.reshape(len(y), lead, -1, y.shape[2])
+        return split[self.slot, :, self.column].swapaxes(0, 1)
 
 
 class InformationPosterior(LinearizedPosterior):
@@ -241,22 +243,24 @@ class InformationPosterior(LinearizedPosterior):
             start += vertex.size
         return out
 
-    def _spread(self, hidden: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Deviations of all relevant vertices, and what arrives at factors from their parents: Σ J d."""
-        deviations, arriving = dict(hidden), {}
-        for name in self.structure.vertices:
-            total = None
-            for position, parent in enumerate(self.point.parents(name)):
-                map_ = self.point.map(name, position) if parent in deviations else None
-                if map_ is not None:
-                    part = map_.push(deviations[parent])
-                    total = part if total is None else total + part
-            if total is None:
-                continue
-            arriving[name] = total
-            if name not in hidden and name not in self.evidence.values:
+    def _spread(self, hidden: Mapping[str, Array]) -> dict[str, Array]:
+        """Deviations of all relevant vertices from those of the hidden ones."""
+        deviations = dict(hidden)
+        for name in self.structure.determined:
+            total = self._arriving(name, deviations)
+            if total is not None:
                 deviations[name] = total
-        return deviations, arriving
+        return deviations
+
+    def _arriving(self, name: str, deviations: Mapping[str, Array]) -> Array | None:
+        """Σ_p J_p d_p; None where no parent moves."""
+        total = None
+        for position, parent in enumerate(self.point.parents(name)):
+            map_ = self.point.map(name, position) if parent in deviations else None
+            if map_ is not None:
+                part = map_.push(deviations[parent])
+                total = part if total is None else total + part
+        return total
 
     @cached_property
     def _sources(self) -> dict[str, Array]:
@@ -271,17 +275,17 @@ class InformationPosterior(LinearizedPosterior):
         return out
 
     @cached_property
-    def _mean(self) -> tuple[dict[str, Array], dict[str, Array]]:
+    def _mean(self) -> dict[str, Array]:
         return self._spread(self._solved(self._sources))
 
     @cached_property
     def deviations(self) -> Mapping[str, Array]:  # type: ignore[override]
-        return {name: d.astype(self.net.dtype, copy=False) for name, d in self._mean[0].items()}
+        return {name: d.astype(self.net.dtype, copy=False) for name, d in self._mean.items()}
 
     @cached_property
     def _errors(self) -> dict[str, Array]:
         """ε of the noisy vertices at the posterior mean."""
-        deviations, arriving = self._mean
+        deviations = self._mean
         out = {}
         for name in self.structure.factors:
             vertex = self.net.vertices[name]
@@ -292,7 +296,8 @@ class InformationPosterior(LinearizedPosterior):
                 error = error + self.point.errors[name]
             if name in deviations:
                 error = error + deviations[name]
-            out[name] = error - arriving[name] if name in arriving else error
+            arriving = self._arriving(name, deviations)
+            out[name] = error if arriving is None else error - arriving
         return out
 
     @cached_property
@@ -304,7 +309,7 @@ class InformationPosterior(LinearizedPosterior):
     def _message_rule(self, name: str) -> Rule:
         """What an observed vertex sends at the posterior mean: Λ ε, a label its score there; hidden entries pass on."""
         if self._is_label(name):
-            gap = self._mean[1].get(name)
+            gap = self._arriving(name, self._mean)
             score = self._sources[name]
             if gap is not None:
                 inner = self._label(self.point, name, gap, "root_adjoint")
@@ -357,13 +362,12 @@ class InformationPosterior(LinearizedPosterior):
     def _by_solving(self, left: Mapping[int, Array], right: Mapping[int, Array], size: int) -> Array:
         """The covariance of vertices that meet in no front: one solve against the unit vectors of the first."""
         batch = max(self.factorization.batch, *(len(block) for block in left.values()))
-        columns = np.zeros((batch, self.plan.size, size))
+        columns = np.zeros((batch, size, self.plan.size))
         own = [self.plan.fronts[place].own for place in self.plan.place]
         for k, block in left.items():
-            columns[:, own[k]] = dense(block).swapaxes(1, 2)
+            columns[:, :, own[k]] = dense(block)
         solved = self.factorization.solve(columns)
-        total = sum(times(block, solved[:, own[j]]) for j, block in right.items())
-        return np.asarray(total).swapaxes(1, 2)
+        return np.asarray(sum(solved[:, :, own[j]] @ dense(block).swapaxes(1, 2) for j, block in right.items()))
 
     def draws(self, n: int, rng: np.random.Generator) -> Mapping[str, Array]:
         """K⁻¹ (h + Σ A_iᵀ Λ_i^½ z_i), z white: the perturbed terms have the covariance K (Papandreou & Yuille 2010)."""
@@ -377,7 +381,7 @@ class InformationPosterior(LinearizedPosterior):
                 noise = self.net.noise(name)
                 kick = noise.solve(noise.root(z))  # type: ignore[union-attr]
             sources[name] = kick + self._sources[name] if name in self._sources else kick
-        deviations, _ = self._spread(self._solved(sources, (n,)))
+        deviations = self._spread(self._solved(sources, (n,)))
         return {name: d.astype(self.net.dtype, copy=False) for name, d in deviations.items()}
 
     def log_evidence(self) -> Array:
@@ -411,7 +415,7 @@ class InformationPosterior(LinearizedPosterior):
         """The quadratic that stands for log p(label), at the posterior mean of its logits."""
         logits = self.point.values[self.net.vertices[name].parents[0]]
         out = self.net.label_of(name).log_prob(logits, self.evidence.values[name]).astype(np.float64)
-        gap = self._mean[1].get(name)
+        gap = self._arriving(name, self._mean)
         if gap is None:
             return out
         root = self._label(self.point, name, gap, "root_adjoint")

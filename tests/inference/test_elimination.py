@@ -35,14 +35,12 @@ def test_solutions_determinants_and_covariances_equal_the_dense_inverse(seed, va
     found = Factorization(plan, elements, [str(v) for v in range(variables)])
     inverse = np.linalg.inv(whole)
     np.testing.assert_allclose(np.broadcast_to(found.logdet, batch), np.linalg.slogdet(whole)[1], rtol=1e-10)
-    right = rng.normal(size=(batch, whole.shape[1], 2))
-    expected = inverse @ right
-    np.testing.assert_allclose(found.solve(right[:, order]), expected[:, order], rtol=1e-9, atol=1e-10)
+    right = rng.normal(size=(batch, 2, whole.shape[1]))
+    np.testing.assert_allclose(found.solve(right[..., order]), (right @ inverse)[..., order], rtol=1e-9, atol=1e-10)
     which = rng.integers(0, batch, 5)
-    many = rng.normal(size=(5, whole.shape[1], 1))
-    np.testing.assert_allclose(
-        found.solve(many[:, order], which), (inverse[which] @ many)[:, order], rtol=1e-9, atol=1e-10
-    )
+    many = rng.normal(size=(5, 1, whole.shape[1]))
+    solved = found.solve(many[..., order], which)
+    np.testing.assert_allclose(solved, (many @ inverse[which])[..., order], rtol=1e-9, atol=1e-10)
     for a in range(variables):
         for b in range(variables):
             if found.together(a, b):
