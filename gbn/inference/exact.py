@@ -30,7 +30,7 @@ Patterns = tuple[Linearization, Array] | None
 SOLVERS = ("auto", "observations", "information", "cg")
 _DENSE_LIMIT = 1024
 # Multiplications that take as long as one vertex's visit by a sweep, and by an elimination and what belongs to it.
-_VISIT, _ELIMINATION = 2e4, 2e5
+_VISIT, _ELIMINATION = 3e4, 2e5
 _MOST_ENTRIES = 3e8
 
 

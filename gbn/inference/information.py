@@ -85,14 +85,14 @@ class _Slots:
     def gather(self, x: Array) -> Array:
         """(lead, samples, size) -> (slots, columns, size)."""
         if self.plain:
-            return x.reshape(1, -1, x.shape[2])
-        return x[:, self.rows].swapaxes(0, 1).reshape(len(self.which), -1, x.shape[2])
+            return x.reshape(1, x.shape[0] * x.shape[1], x.shape[2])
+        return x[:, self.rows].swapaxes(0, 1).reshape(len(self.which), x.shape[0] * self.rows.shape[1], x.shape[2])
 
     def scatter(self, y: Array, lead: int) -> Array:
         """(slots, columns, size) -> (lead, samples, size)."""
         if self.plain:
-            return y.reshape(lead, -1, y.shape[2])
-        split = y.reshape(len(y), lead, -1, y.shape[2])
+            return y.reshape(lead, y.shape[1] // lead, y.shape[2])
+        split = y.reshape(len(y), lead, self.rows.shape[1], y.shape[2])
         return split[self.slot, :, self.column].swapaxes(0, 1)
 
 
@@ -133,42 +133,59 @@ class InformationPosterior(LinearizedPosterior):
         variables = self.plan.elements[number]
         if not variables:
             return None
-        net, arriving = self.net, self.totals.through(name)
-        label = self._is_label(name)
-        own = self.structure.hidden.get(name)
-        blocks = {variable: block if label else -block for variable, block in arriving.items()}
-        if own is not None:
-            blocks[own] = self.totals.free(name)
-        rows = self._whitened_label(name, blocks) if label else blocks
-        batch = max((len(b) for b in rows.values()), default=1)
-        size = net.vertices[name].size
-        a = np.zeros((batch, size, sum(self.structure.sizes[v] for v in variables)))
-        start = 0
-        mine = None
-        for variable in variables:
-            part = a[:, :, start : start + self.structure.sizes[variable]]
-            mine = start if variable == own else mine
-            start += self.structure.sizes[variable]
-            if variable not in rows:
-                continue
-            block = rows[variable]
-            if block.ndim == 2:
-                np.einsum("bii->bi", part)[...] = block
-            else:
-                part[...] = block
+        arriving, label = self.totals.through(name), self._is_label(name)
+        rows = self._whitened_label(name, arriving) if label else {v: -block for v, block in arriving.items()}
+        size, own = self.net.vertices[name].size, self.structure.hidden.get(name)
+        a = self._side_by_side(rows, [v for v in variables if v != own], size)
         white = a if label else self._whitened(name, a)
-        element = white.swapaxes(1, 2) @ white
-        if mine is not None and name in self.evidence.masks:
-            entries = slice(mine, mine + size)
-            np.einsum("bii->bi", element[:, entries, entries])[...] += 1 - self.totals.free(name)
+        if own is None:
+            return white.swapaxes(1, 2) @ white
+        # The vertex's own columns are the identity, on the entries that are free: no product is needed for them.
+        free, noise = self.totals.free(name), self.net.noises[str(self.net.vertices[name].noise)]
+        f, start = size + a.shape[2], sum(self.structure.sizes[v] for v in variables[: variables.index(own)])
+        entries = np.arange(f)
+        mine, others = slice(start, start + size), np.delete(entries, slice(start, start + size))
+        rest = slice(0, start) if start + size == f else slice(size, f) if not start else None
+        element = np.zeros((max(len(white), len(free)), f, f))
+        square = (slice(None), others[:, None], others) if rest is None else (slice(None), rest, rest)
+        element[square] = white.swapaxes(1, 2) @ white
+        if noise.form == "full":
+            root = noise.inverse_root * free[:, None, :]
+            element[:, mine, mine] = root.swapaxes(1, 2) @ root
+            cross = root.swapaxes(1, 2) @ white
+            np.einsum("bii->bi", element[:, mine, mine])[...] += 1 - free
+        else:
+            precision = 1 / np.broadcast_to(noise.value, noise.event).reshape(-1)
+            cross = (free * np.sqrt(precision))[:, :, None] * white
+            np.einsum("bii->bi", element[:, mine, mine])[...] = free * precision + (1 - free)
+        where = others if rest is None else rest
+        element[:, mine, where] = cross
+        element[:, where, mine] = cross.swapaxes(1, 2)
         return element
+
+    def _side_by_side(self, blocks: Mapping[int, Array], variables: Sequence[int], size: int) -> Array:
+        """[blocks of these variables], zero where there is none.  Shape: (batch, size, entries of the variables)."""
+        if len(variables) == 1 and variables[0] in blocks and blocks[variables[0]].ndim == 3:
+            return blocks[variables[0]]
+        batch = max((len(block) for block in blocks.values()), default=1)
+        out = np.zeros((batch, size, sum(self.structure.sizes[v] for v in variables)))
+        start = 0
+        for variable in variables:
+            part = out[:, :, start : start + self.structure.sizes[variable]]
+            start += self.structure.sizes[variable]
+            block = blocks.get(variable)
+            if block is not None and block.ndim == 2:
+                np.einsum("bii->bi", part)[...] = block
+            elif block is not None:
+                part[...] = block
+        return out
 
     def _whitened(self, name: str, a: Array) -> Array:
         """R⁻¹ a with R Rᵀ = Q, for matrices whose rows are entries of the vertex."""
         noise = self.net.noises[str(self.net.vertices[name].noise)]
         if noise.form == "full":
-            return noise.inverse_root @ a
-        return a / np.sqrt(noise.value.reshape(-1, 1))
+            return np.asarray(noise.inverse_root @ a)
+        return np.asarray(a / np.sqrt(noise.value.reshape(-1, 1)))
 
     def _whitened_label(self, name: str, blocks: Mapping[int, Array]) -> dict[int, Array]:
         """Lᵀ J of a label: its rows of the system, of unit noise."""
