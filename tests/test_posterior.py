@@ -32,7 +32,9 @@ def test_means_cost_no_covariance(net, monkeypatch):
         monkeypatch.setattr(observation_space.ObservationPosterior, method, counted)
     products = []
     whole = observation_space._System.product
-    monkeypatch.setattr(observation_space._System, "product", lambda self, u: products.append(u.shape) or whole(self, u))
+    monkeypatch.setattr(
+        observation_space._System, "product", lambda self, u: products.append(u.shape) or whole(self, u)
+    )
     post = net.query(None, {"y": [[0.5, 0.1]]}, solver="observations")
     assert products == []
     for name in post.targets:

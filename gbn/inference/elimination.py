@@ -1,7 +1,7 @@
 """Block elimination of a sparse symmetric positive definite system, and the entries of its inverse that a net asks for.
 
-The system is a sum of small dense *elements*, K = Σ_e E_e, each over a few variables (blocks of entries).  Variables are
-eliminated one by one; what remains of the elements around one is a new element over its neighbours (its *front*)::
+The system is a sum of small dense *elements*, K = Σ_e E_e, each over a few variables (blocks of entries).  Variables
+are eliminated one by one; what remains of the elements around one is a new element over its neighbours::
 
     front = [P C; Cᵀ R],  L Lᵀ = P,  gain G = P⁻¹ C,  update R - Cᵀ G            (the multifrontal method)
     Σ_vr = -G Σ_rr,  Σ_vv = P⁻¹ + G Σ_rr Gᵀ,  r = the rest of the front          (Takahashi's equations, downward)
@@ -317,23 +317,26 @@ def _taken(matrix: Array, which: Array | None) -> Array:
 
 def _inverse_root(matrix: Array) -> tuple[Array, Array]:
     """L⁻¹ and the squared diagonal of L, with L Lᵀ the matrix; both are NaN where it is not positive definite."""
-    lost = np.full_like(matrix, np.nan), np.full(matrix.shape[:2], np.nan)
     if len(matrix) == 1:
         factor, failed = lapack.dpotrf(matrix[0], lower=1)
         if failed:
-            return lost
+            return _nowhere(matrix)
         inverse, _ = lapack.dtrtri(factor, lower=1)
         return inverse[None], factor.diagonal()[None] ** 2
     diagonal = np.einsum("bii->bi", matrix)
     if not (diagonal > 0).all():
-        return lost
+        return _nowhere(matrix)
     # A unit diagonal keeps the general inverse of numpy, which pivots, as good as a triangular one.
     spread = np.sqrt(diagonal)
     try:
         factor = np.linalg.cholesky(matrix / (spread[:, :, None] * spread[:, None, :]))
     except np.linalg.LinAlgError:
-        return lost
+        return _nowhere(matrix)
     return np.linalg.inv(factor) / spread[:, None, :], (np.einsum("bii->bi", factor) * spread) ** 2
+
+
+def _nowhere(matrix: Array) -> tuple[Array, Array]:
+    return np.full_like(matrix, np.nan), np.full(matrix.shape[:2], np.nan)
 
 
 def _lost(name: str) -> IllConditionedError:

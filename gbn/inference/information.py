@@ -228,7 +228,7 @@ class InformationPosterior(LinearizedPosterior):
             def send(pulled: Array | None) -> Array | None:
                 # Through the sign of A: a factor pulls its own vertex, and pushes its ancestors the other way.
                 if latent and (pulled is not None or source is not None):
-                    heard[name] = (0 if pulled is None else pulled) + (0 if source is None else source)
+                    heard[name] = np.asarray(0 if pulled is None else pulled) + (0 if source is None else source)
                 return None if source is None else -source
 
             return send
@@ -369,6 +369,8 @@ class InformationPosterior(LinearizedPosterior):
         sizes = self.net.vertices[a].size, self.net.vertices[b].size
         if not all(self.factorization.together(k, j) for k in left for j in right):
             return self._by_solving(left, right, sizes[0])
+        if self.totals.whole(a) and self.totals.whole(b):
+            return self.factorization.covariance(next(iter(left)), next(iter(right)))
         out = np.zeros((1, *sizes))
         for j, outer in right.items():
             for k, block in left.items():

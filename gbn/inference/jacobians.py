@@ -82,6 +82,10 @@ class Totals:
             return np.ones((1, self.point.net.vertices[name].size))
         return (~mask).reshape(len(mask), -1).astype(np.float64)
 
+    def whole(self, name: str) -> bool:
+        """Whether the vertex is a hidden variable, no entry of it observed: its total is the identity."""
+        return name in self.hidden and name not in self.point.evidence.masks
+
     def of(self, name: str) -> Mapping[int, Array]:
         """Hidden variable -> block; those left out are zero."""
         if name in self._known:
@@ -121,8 +125,9 @@ class Totals:
             if map_ is None:
                 continue
             jacobian = block_of(map_)
+            whole = self.whole(parent)
             for variable, block in totals.items():
-                part = times(jacobian, block)
+                part = jacobian if whole else times(jacobian, block)
                 out[variable] = _plus(out[variable], part) if variable in out else part
         return out
 

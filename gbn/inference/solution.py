@@ -13,7 +13,7 @@ from gbn.gaussian import LOG_2PI
 from gbn.linearize import Linearization
 from gbn.net import Vertex
 
-__all__ = ["LinearizedPosterior", "coordinates_observed"]
+__all__ = ["LinearizedPosterior", "coordinates_observed", "per_sample"]
 
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +40,14 @@ class LinearizedPosterior:
 
     def draws(self, n: int, rng: np.random.Generator) -> Mapping[str, Array]:
         """Deviations of n joint draws.  Shape of each: (n, samples, *event)."""
+        raise NotImplementedError
+
+    def variance(self, name: str) -> Array:
+        """Shape: (samples, *event)."""
+        raise NotImplementedError
+
+    def covariance(self, a: str, b: str) -> Array:
+        """Shape: (samples, size of a, size of b)."""
         raise NotImplementedError
 
     def log_evidence(self) -> Array:

@@ -78,5 +78,5 @@ def test_plans_are_kept():
 @pytest.mark.parametrize("corner", [1.0 - 1e-12, 1.0, 2.0, np.nan])
 def test_lost_pivots_are_named(batch, corner):
     matrix = np.tile(np.array([[1.0, corner], [corner, 1.0]]), (batch, 1, 1))
-    with pytest.raises(IllConditionedError, match="'a'.*solver='observations'"):
+    with pytest.raises(IllConditionedError, match=r"'a'.*solver='observations'"):
         Factorization(make_plan((2,), ((0,),)), [matrix], ["a"])

@@ -58,9 +58,8 @@ def test_noises_of_any_size_give_the_answer_or_a_named_error(exponents):
         try:
             post = net.query(None, {"v3": [1.0]}, solver=solver)
             answers = [(post.mean[f"v{t}"][0, 0], post.var[f"v{t}"][0, 0]) for t in range(3)]
-        except IllConditionedError as error:
+        except IllConditionedError:
             assert solver == "information"
-            assert "solver='observations'" in str(error)
             continue
         for t, (mean, var) in enumerate(answers):
             np.testing.assert_allclose(mean, float(cross[t] / prior[3]), rtol=1e-6)
