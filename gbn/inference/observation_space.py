@@ -342,7 +342,7 @@ class ObservationPosterior(LinearizedPosterior):
         if not self.dense:
             raise InferenceError(
                 f"the log-evidence needs the determinant of a {self.coordinates.size}-dimensional covariance, above "
-                f"dense_limit; pass dense_limit={self.coordinates.size} to form it"
+                f"dense_limit; pass dense_limit={self.coordinates.size} to form it (solver='observations')"
             )
         gaussian = self.coordinates.present & (self.coordinates.unit_noise == 0)
         square = (self.innovation * self.multiplier).sum(axis=1)
