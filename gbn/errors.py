@@ -17,6 +17,7 @@ __all__ = [
     "FileFormatError",
     "GbnError",
     "GraphError",
+    "IllConditionedError",
     "InferenceError",
     "MissingDependencyError",
     "ShapeError",
@@ -53,6 +54,10 @@ class InferenceError(GbnError, ValueError):
 
 class SingularEvidenceError(InferenceError):
     """The observed quantities determine one another, so their joint density does not exist."""
+
+
+class IllConditionedError(InferenceError):
+    """Rounding would spoil the answer; the message names the vertex, and the solver that may do better."""
 
 
 class FileFormatError(GbnError, ValueError):

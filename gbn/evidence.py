@@ -104,12 +104,15 @@ class Evidence:
     def patterns(self) -> tuple[Array, Array]:
         """Rows grouped by what they miss: the first row of each pattern, and the pattern of every row."""
         parts = [mask.reshape(self.samples, -1) for mask in self.masks.values()]
-        labels = [np.isnan(self.values[n]).reshape(self.samples, -1) for n in self.values if n in self.net.labels]
+        labels = [np.isnan(self.values[n]).reshape(self.samples, -1) for n in self.values if self._is_label(n)]
         if not parts and not labels:
             return np.zeros(1, int), np.zeros(self.samples, int)
         missing = np.concatenate(parts + labels, axis=1)
         _, first, which = np.unique(missing, axis=0, return_index=True, return_inverse=True)
         return first, which.reshape(-1)
+
+    def _is_label(self, name: str) -> bool:
+        return self.net.vertices[name].kind == "likelihood"
 
 
 def _read(net: GaussianBayesNet, name: str, value: Any) -> Array:

@@ -73,6 +73,12 @@ class Covariance:
         """Lower-triangular factor of the full form.  Shape: (size, size)."""
         return np.linalg.cholesky(self.value)
 
+    @cached_property
+    def inverse_root(self) -> Array:
+        """R⁻¹ of the full form, for R Rᵀ = Q: lower-triangular.  Shape: (size, size)."""
+        inverse = linalg.solve_triangular(self.cholesky, np.eye(self.size), lower=True)
+        return np.asarray(inverse)
+
     def _flat(self, matrix: Array, v: Array) -> Array:
         return (v.reshape(-1, self.size) @ matrix.T.astype(v.dtype, copy=False)).reshape(v.shape)
 
@@ -87,8 +93,8 @@ class Covariance:
         """Λ v = Q⁻¹ v."""
         if self.form != "full":
             return self._factor(1 / self.value, v)
-        flat = v.reshape(-1, self.size).T
-        return np.ascontiguousarray(linalg.cho_solve((self.cholesky, True), flat).T, dtype=v.dtype).reshape(v.shape)
+        flat = v.reshape(-1, self.size) @ self.inverse_root.T @ self.inverse_root
+        return flat.astype(v.dtype, copy=False).reshape(v.shape)
 
     def root(self, v: Array) -> Array:
         """R v with R Rᵀ = Q."""
@@ -140,13 +146,14 @@ class Conditional:
     def _patterns(self) -> list[tuple[Array, Array, Array, Array, Array]]:
         """Per pattern: rows, o, h, gain Q_ho Q_oo⁻¹, root of Q_h|o (all float64)."""
         flat = self.observed.reshape(len(self.observed), -1)
-        kinds, which = np.unique(flat, axis=0, return_inverse=True)
+        # One row needs no sorting, and a long chain of partly observed vertices asks for one row each.
+        kinds, which = (flat, np.zeros(1, int)) if len(flat) == 1 else np.unique(flat, axis=0, return_inverse=True)
         q, out = self.cov.value, []
         for k, kind in enumerate(kinds):
             o, h = np.flatnonzero(kind), np.flatnonzero(~kind)
-            gain = linalg.solve(q[np.ix_(o, o)], q[np.ix_(o, h)], assume_a="pos").T if len(o) and len(h) else None
-            gain = np.zeros((len(h), len(o))) if gain is None else gain
-            remaining = q[np.ix_(h, h)] - gain @ q[np.ix_(o, h)]
+            coupling = q[o[:, None], h]
+            gain = np.linalg.solve(q[o[:, None], o], coupling).T
+            remaining = q[h[:, None], h] - gain @ coupling
             root = np.linalg.cholesky((remaining + remaining.T) / 2)
             out.append((np.flatnonzero(which.reshape(-1) == k), o, h, gain, root))
         return out

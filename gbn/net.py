@@ -13,7 +13,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +198,7 @@ class GaussianBayesNet:
         Raises:
             As :meth:`add`; the net is unchanged then.
         """
-        before = dict(self.vertices)
+        before = len(self.vertices)
         try:
             terms: list[str] = []
             for parent, weight in parents.items():
@@ -219,7 +219,8 @@ class GaussianBayesNet:
             attributes = {} if shape is None else {"shape": list(shape)}
             return self.add(name, "Linear", terms, cov=cov, **attributes)
         except Exception:
-            self.vertices = before
+            while len(self.vertices) > before:
+                self.vertices.popitem()
             raise
 
     def add_likelihood(self, name: str, likelihood: str, parent: str) -> str:
@@ -246,16 +247,20 @@ class GaussianBayesNet:
         Raises:
             UnknownNameError, CovarianceError, GraphError: and nothing is changed then.
         """
-        vertices, noises = dict(self.vertices), dict(self.noises)
+        # Only what changes is set aside: a copy of everything would make building by single calls quadratic.
+        vertices: dict[str, Vertex] = {}
+        noises: dict[str, Covariance] = {}
         for name, cov in covariances.items():
             self._known(name)
-            vertex = vertices[name]
+            vertex = self.vertices[name]
             if vertex.kind in ("constant", "likelihood"):
                 raise GraphError(f"{name!r} is a {vertex.kind}: it has no Gaussian noise")
             if isinstance(cov, str):
-                self._known_noise(cov)
-                if noises[cov].event != vertex.shape:
-                    raise ShapeError(f"{name!r}: got the noise {cov!r} of {noises[cov].event}, expected {vertex.shape}")
+                if cov not in noises:
+                    self._known_noise(cov)
+                shared = noises[cov] if cov in noises else self.noises[cov]
+                if shared.event != vertex.shape:
+                    raise ShapeError(f"{name!r}: got the noise {cov!r} of {shared.event}, expected {vertex.shape}")
                 vertices[name] = replace(vertex, noise=cov, plated=vertex.plated or vertex.kind == "op")
             elif cov is None:
                 vertices[name] = replace(vertex, noise=None)
@@ -264,7 +269,8 @@ class GaussianBayesNet:
                 vertices[name] = replace(vertex, noise=name, plated=vertex.plated or vertex.kind == "op")
             if cov is not None:
                 self._check_noisy(vertex)
-        self.vertices, self.noises = vertices, noises
+        self.vertices.update(vertices)
+        self.noises.update(noises)
 
     def set_prior(self, name: str, mean: Any, cov: Any) -> None:
         """Give an input the prior N(mean, cov), so that it need not be observed; cov=None takes it away."""
@@ -650,12 +656,9 @@ class GaussianBayesNet:
         """
         vertices = [self.vertices[p] for p in parents]
         plated = any(vertex.plated for vertex in vertices)
-        rng = np.random.default_rng(0)
         two = [
-            rng.uniform(0.25, 1.0, (2, *v.shape) if v.plated else v.shape).astype(self.dtype)
-            if v.value is None or v.plated
-            else v.value
-            for v in vertices
+            _trial(k, (2, *v.shape) if v.plated else v.shape, self.dtype) if v.value is None or v.plated else v.value
+            for k, v in enumerate(vertices)
         ]
         one = [value[:1] if v.plated else value for value, v in zip(two, vertices, strict=True)]
         try:
@@ -671,12 +674,28 @@ class GaussianBayesNet:
             # Linear without parents has a row axis already: its vertex is a root with a value per sample.
             return (pair.shape[1:], True) if entry.name == "Linear" else (pair.shape, False)
         fits = pair.ndim > 0 and pair.shape[0] == 2 and single.shape == (1, *pair.shape[1:])
-        if not fits or not np.allclose(pair[:1], single, rtol=1e-3, atol=1e-5, equal_nan=True):
+        if not fits or not _alike(pair[:1], single):
             raise GraphError(
                 f"{name!r}: {entry.name} moves the sample axis or mixes samples (two samples give shape {pair.shape}, "
                 f"one gives {single.shape}); every vertex must keep its samples on axis 0, independent of one another"
             )
         return pair.shape[1:], True
+
+
+@lru_cache(maxsize=32)
+def _trial(seed: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
+    """Numbers to try an op on; kept, for a deep net asks for the same again and again."""
+    values: Array = np.random.default_rng(seed).uniform(0.25, 1.0, shape).astype(dtype)
+    values.flags.writeable = False
+    return values
+
+
+def _alike(a: Array, b: Array) -> bool:
+    """np.allclose at single precision, NaN equal to NaN, without its overhead where all is plain."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if (np.abs(a - b) < 1e-5 + 1e-3 * np.abs(b)).all():
+            return True
+    return np.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def _repeated(mean: Array, maps: ops.Maps, shape: Shape) -> tuple[Array, ops.Maps]:

@@ -52,7 +52,8 @@ class _ByName(Mapping[str, Array]):
     """One figure for each vertex, computed when first read."""
 
     def __init__(self, names: Sequence[str], compute: Callable[[str], Array]) -> None:
-        self._names, self._compute = tuple(names), compute
+        # A dict: looking a name up must not read all of them.
+        self._names, self._compute = dict.fromkeys(names), compute
         self._known: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
@@ -64,6 +65,9 @@ class _ByName(Mapping[str, Array]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
     def __len__(self) -> int:
         return len(self._names)
@@ -131,7 +135,7 @@ class Posterior:
             UnknownNameError: not a target.
         """
         for name in (a, b or a):
-            if name not in self.targets:
+            if name not in self.mean:
                 raise UnknownNameError("target", name, self.targets, "name it in the query's targets")
         return self._solution.covariance(a, b or a)
 

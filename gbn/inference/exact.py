@@ -1,39 +1,37 @@
-"""The exact posterior of the net linearised at an operating point, in observation space.
+"""Engine "exact": the posterior of the net linearised at an operating point, by the cheaper of two linear systems.
 
-Two sweeps apply S, the covariance of the observed quantities given everything else that is known::
-
-    S u = y_observed of push(Q pull(u))          innovation = (evidence - prediction), by push of the residuals
-    solve S u = innovation;   λ = pull(u);   d = push(Q λ + r);   posterior mean = v + d
-    log p(evidence) = -½ (innovationᵀ S⁻¹ innovation + log |2πS|)
-    Cov(v_a, v_b)   = p_aᵀ Q p_b - C_a S⁻¹ C_bᵀ,   p_a = pull(unit vectors at a),  C_a = y_observed of push(Q p_a)
-
-S is factored when few coordinates are observed, and solved by conjugate gradients when many are.  A label is a
-unit-noise pseudo-observation s of Lᵀ d at its logits, with Fisher information W = L Lᵀ and score L s: the Laplace step.
+Observation space (:mod:`gbn.inference.observation_space`) is small where little is observed; the information form
+(:mod:`gbn.inference.information`) is cheap where the net is a long chain of narrow layers.  Both give the same answer.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gbn.errors import ConvergenceWarning, InferenceError, SingularEvidenceError
+from gbn.errors import IllConditionedError, InferenceError
 from gbn.evidence import Evidence
-from gbn.gaussian import LOG_2PI
 from gbn.inference import predictive_coding
-from gbn.linearize import Linearization, Rule
+from gbn.inference.information import InformationPosterior, Structure
+from gbn.inference.jacobians import is_entrywise
+from gbn.inference.observation_space import ObservationPosterior
+from gbn.inference.solution import LinearizedPosterior, coordinates_observed
+from gbn.linearize import Linearization
+from gbn.maps import Contraction
 from gbn.net import GaussianBayesNet
 from gbn.posterior import Posterior
 
-__all__ = ["solve"]
+__all__ = ["SOLVERS", "messages_at", "solve"]
 
 Array = np.ndarray[Any, Any]
+Patterns = tuple[Linearization, Array] | None
+SOLVERS = ("auto", "observations", "information", "cg")
 _DENSE_LIMIT = 1024
-_CHUNK_ENTRIES = 2**24
-_CG_TOLERANCE = 1e-12
+# Multiplications that take as long as one vertex's visit by a sweep, and by an elimination and what belongs to it.
+_VISIT, _ELIMINATION = 3e4, 2e5
+_MOST_ENTRIES = 3e8
 
 
 def solve(
@@ -42,6 +40,7 @@ def solve(
     targets: Sequence[str],
     *,
     operating_point: str = "forward",
+    solver: str = "auto",
     tol: float = 1e-6,
     dense_limit: int = _DENSE_LIMIT,
     progress: bool | None = None,
@@ -51,15 +50,20 @@ def solve(
     Args:
         operating_point: "forward" (the forward pass with the evidence clamped) or "equilibrium" (the minimum of the
             free energy: the Laplace approximation).  On linear-Gaussian nets both give the same, exact posterior.
+        solver: "observations" (a system over what is observed), "information" (block elimination of what is hidden),
+            "cg" (conjugate gradients over what is observed: means, covariances and samples, no log-evidence), or
+            "auto": the one of least estimated cost; ``diagnostics["solver"]`` says which.
         tol: gradient of the free energy at the equilibrium, relative to that at the forward pass.
-        dense_limit: observed coordinates up to which S is factored; above it conjugate gradients solve for means,
-            covariances and samples, and the log-evidence is not available.
+        dense_limit: observed coordinates above which "observations" becomes "cg".
         progress: show a bar (None: on a terminal only).
 
     Raises:
-        InferenceError: random parameters, or an unknown operating point.
+        InferenceError: random parameters, an unknown operating point or solver, or one that cannot serve.
         SingularEvidenceError: the observed quantities determine one another (raised when S is first needed).
+        IllConditionedError: the information form is spoilt by rounding, and observation space is too large.
     """
+    if solver not in SOLVERS:
+        raise InferenceError(f"solver: got {solver!r}, expected one of {', '.join(map(repr, SOLVERS))}")
     uncertain = [name for name in net.parameters if net[name].random and name not in evidence.do]
     if uncertain:
         raise InferenceError(
@@ -78,10 +82,9 @@ def solve(
     else:
         raise InferenceError(f"operating_point: got {operating_point!r}, expected 'forward' or 'equilibrium'")
     linear = net.is_linear()
-    solution = _Exact(point, dense_limit, shared=linear)
+    solution, figures = _chosen(point, targets, _patterns(point) if linear else None, solver, dense_limit)
+    diagnostics |= figures
     diagnostics |= {
-        "solver": "dense" if solution.dense else "conjugate gradients",
-        "observed_coordinates": solution.coordinates.size,
         "exact": "everything: the net is linear-Gaussian" if linear else "the posterior of the linearised net",
         "approximate": "nothing"
         if linear
@@ -96,411 +99,96 @@ def messages_at(point: Linearization) -> tuple[Mapping[str, Array], int]:
     """λ of the posterior of the net linearised at any point, and how many observed coordinates it took.
 
     Returns:
-        vertex -> shape (samples, *event); the size of S.
+        vertex -> shape (samples, *event); the number of coordinates.
     """
-    solution = _Exact(point, _DENSE_LIMIT, shared=False)
-    return solution.messages(), solution.coordinates.size
+    size = coordinates_observed(point)
+    return ObservationPosterior(point, (), None, size <= _DENSE_LIMIT).messages(), size
 
 
-class _Coordinates:
-    """The observed quantities in one vector per sample: Gaussian entries, then pseudo-observations of labels.
+def _patterns(point: Linearization) -> tuple[Linearization, Array]:
+    """The linearisation of one row for each pattern of missing entries, and which pattern each row has."""
+    evidence = point.evidence
+    rows, pattern = evidence.patterns()
+    if len(rows) == evidence.samples:
+        return point, np.arange(evidence.samples)
+    return Linearization.forward(evidence.rows(rows)), pattern
 
-    ``present``: which of them each sample has.  Shape: (samples, size).
-    """
 
-    def __init__(self, point: Linearization) -> None:
-        self.point = point
-        net, evidence = point.net, point.evidence
-        samples = evidence.samples
-        self.parts: list[tuple[str, Array]] = []
-        present: list[Array] = []
-        unit: list[Array] = []
-        for name, value in evidence.values.items():
-            label = net[name].kind == "likelihood"
-            known = ~np.isnan(value) if label else evidence.masks.get(name, np.True_)
-            known = np.broadcast_to(known, value.shape).reshape(samples, -1)
-            index = np.flatnonzero(known.any(axis=0))
-            self.parts.append((name, index))
-            present.append(known[:, index])
-            unit.append(np.full(len(index), float(label)))
-        self.present = np.concatenate([*present, np.zeros((samples, 0), bool)], axis=1)
-        self.unit_noise = np.concatenate([*unit, np.zeros(0)])
-        self.size = self.present.shape[1]
+def _chosen(
+    point: Linearization, targets: Sequence[str], patterns: Patterns, solver: str, dense_limit: int
+) -> tuple[LinearizedPosterior, dict[str, Any]]:
+    """The solver asked for, or the cheaper one, with its diagnostics."""
+    size = coordinates_observed(point)
+    figures: dict[str, Any] = {"observed_coordinates": size}
+    certain = _certain(point)
+    if solver == "information" and certain:
+        raise InferenceError(
+            f"deterministic vertex {certain[0]!r} is observed, and has no precision; use solver='observations', or "
+            f"give it noise with net.set_noise({{{certain[0]!r}: cov}})"
+        )
+    if solver == "information" or (solver == "auto" and not certain and size):
+        relevant = point.upstream({*targets, *point.evidence.values})
+        structure = Structure(point, relevant)
+        plan = structure.plan
+        costs = _costs(patterns[0] if patterns else point, structure, targets, size)
+        dense = size <= dense_limit
+        if solver == "information" or (costs["information"] <= costs["observations"] and plan.entries):
+            solution = InformationPosterior(point, targets, patterns, structure)
+            found = figures | {
+                "solver": "information",
+                "hidden_coordinates": plan.size,
+                "stored_entries": plan.entries * solution.by_pattern.evidence.samples,
+                "plan_seconds": structure.seconds,
+                "plan_cached": structure.cached,
+            }
+            try:
+                # In one go, so that what rounding spoils here can still be asked of the other solver.
+                _ = solution.factorization
+                return solution, found
+            except IllConditionedError as error:
+                if solver == "information" or not dense:
+                    raise
+                figures["information_form"] = str(error)
+    dense = solver != "cg" and size <= dense_limit
+    figures["solver"] = "dense" if dense else "conjugate gradients"
+    return ObservationPosterior(point, targets, patterns, dense), figures
 
-    def scatter(self, u: Array) -> dict[str, Array]:
-        """What each observed vertex sends.  u shape: (*lead, samples, size) -> (*lead, samples, *event)."""
-        net, out, start = self.point.net, {}, 0
-        u = (u * self.present).astype(net.dtype, copy=False)
-        for name, index in self.parts:
-            vertex = net[name]
-            full = np.zeros((*u.shape[:-1], vertex.size), net.dtype)
-            full[..., index] = u[..., start : start + len(index)]
-            full = full.reshape(*u.shape[:-1], *vertex.shape)
-            out[name] = self._label(name, full, "root") if vertex.kind == "likelihood" else full
-            start += len(index)
-        return out
 
-    def gather(self, reactions: Mapping[str, Array], lead: tuple[int, ...] = ()) -> Array:
-        """The observed entries of what each vertex received.  Shape: (*lead, samples, size), in float64."""
-        net, samples = self.point.net, self.point.evidence.samples
-        columns = [np.zeros((*lead, samples, 0))]
-        for name, index in self.parts:
-            y = reactions.get(name)
-            if y is None:
-                columns.append(np.zeros((*lead, samples, len(index))))
+def _certain(point: Linearization) -> list[str]:
+    """Observed vertices without noise."""
+    net = point.net
+    return [n for n in point.evidence.values if net[n].kind != "likelihood" and net.noise(n) is None]
+
+
+def _costs(point: Linearization, structure: Structure, targets: Sequence[str], observed: int) -> dict[str, float]:
+    """Multiplications of each solver for means and variances of the targets, its overhead counted in."""
+    net, batch = point.net, point.evidence.samples
+    sweep = composed = 0.0
+    for name in structure.vertices:
+        size = net.vertices[name].size
+        for position, parent in enumerate(point.parents(name)):
+            if not net.vertices[parent].plated:
                 continue
-            y = self._label(name, y, "root_adjoint") if net[name].kind == "likelihood" else y
-            columns.append(y.reshape(*lead, samples, -1)[..., index])
-        return np.concatenate(columns, axis=-1, dtype=np.float64) * self.present
-
-    def _label(self, name: str, v: Array, factor: str) -> Array:
-        net = self.point.net
-        present = ~np.isnan(self.point.evidence.values[name])
-        apply: Callable[..., Array] = getattr(net.label_of(name), factor)
-        return apply(self.point.values[net[name].parents[0]], v, present.astype(net.dtype))
-
-    def whitened_scores(self) -> Array:
-        """s of the labels, zero elsewhere.  Shape: (samples, size)."""
-        point = self.point
-        scores = {
-            name: point.net.label_of(name).whitened_score(point.values[point.net[name].parents[0]], value)
-            for name, value in point.evidence.values.items()
-            if point.net[name].kind == "likelihood"
-        }
-        columns = [np.zeros((point.evidence.samples, 0))]
-        for name, index in self.parts:
-            score = scores.get(name)
-            shape = (point.evidence.samples, len(index))
-            columns.append(np.zeros(shape) if score is None else score.reshape(len(score), -1)[:, index])
-        return np.concatenate(columns, axis=1, dtype=np.float64)
-
-
-class _System:
-    """S and the sweeps at one linearisation.
-
-    In a linear net S depends only on which entries are missing: ``by_pattern`` is then the system of one row for each
-    pattern, and ``pattern`` says which of them stands for each sample.
-    """
-
-    def __init__(self, point: Linearization, by_pattern: _System | None = None, pattern: Array | None = None) -> None:
-        self.point, self.coordinates = point, _Coordinates(point)
-        self.by_pattern = by_pattern or self
-        self.pattern = np.arange(point.evidence.samples) if pattern is None else pattern
-        net, evidence = point.net, point.evidence
-        self.observed = [name for name, _ in self.coordinates.parts]
-        self.noisy = [name for name in net.latents if name not in evidence.do]
-
-    def pull(self, sources: Mapping[str, Array], wanted: Iterable[str]) -> dict[str, Array]:
-        """λ from what some vertices send; an observed entry sends that and nothing else."""
-        rules: dict[str, Rule] = {name: self._rule(name, sources.get(name)) for name in {*sources, *self.observed}}
-        return self.point.pull(rules, wanted)
-
-    def _rule(self, name: str, own: Array | None) -> Rule:
-        mask = self.point.evidence.masks.get(name)
-        closed = self.point.closed(name)
-
-        def send(pulled: Array | None) -> Array | None:
-            if closed or pulled is None:
-                return own
-            heard = pulled if mask is None else np.where(mask, pulled.dtype.type(0), pulled)
-            return heard if own is None else heard + own
-
-        return send
-
-    def push(
-        self, messages: Mapping[str, Array], wanted: Iterable[str] | None, more: Mapping[str, Array] | None = None
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """push(Q λ + more): reactions y and deviations d."""
-        net, more = self.point.net, more or {}
-
-        def source(name: str) -> Array | None:
-            noise = net.noise(name)
-            response = noise.apply(messages[name]) if noise is not None and name in messages else None
-            extra = more.get(name)
-            return extra if response is None else response if extra is None else response + extra
-
-        return self.point.push(source, wanted)
-
-    def product(self, u: Array) -> Array:
-        """S u.  Shape: (*lead, samples, size)."""
-        messages = self.pull(self.coordinates.scatter(u), self.noisy)
-        y, _ = self.push(messages, self.observed)
-        return self.coordinates.gather(y, u.shape[:-2]) + self.coordinates.unit_noise * self.coordinates.present * u
-
-    @cached_property
-    def matrix(self) -> Array:
-        """S, with ones on the diagonal for what a sample does not observe.  Shape: (samples, size, size)."""
-        size, samples = self.coordinates.size, self.point.evidence.samples
-        out = np.empty((samples, size, size))
-        for chunk in _chunks(self.point, size):
-            unit = np.zeros((len(chunk), samples, size))
-            unit[np.arange(len(chunk)), :, chunk] = 1
-            out[:, chunk] = np.moveaxis(self.product(unit), 0, 1)
-        out = (out + np.swapaxes(out, 1, 2)) / 2
-        diagonal = np.arange(size)
-        out[:, diagonal, diagonal] += ~self.coordinates.present
-        return out
-
-    @cached_property
-    def logdet(self) -> Array:
-        """log |S|, over what each sample observes; raises SingularEvidenceError.  Shape: (samples,)."""
-        diagonal = np.diagonal(self.matrix, axis1=1, axis2=2)
-        scale = np.sqrt(np.maximum(diagonal, np.finfo(float).tiny))
-        try:
-            factor = np.linalg.cholesky(self.matrix / (scale[:, :, None] * scale[:, None, :]))
-        except np.linalg.LinAlgError:
-            raise self._singular() from None
-        pivots = np.diagonal(factor, axis1=1, axis2=2)
-        resolution = 10 * self.coordinates.size * np.finfo(self.point.net.dtype).eps
-        if (pivots**2 < resolution).any():
-            raise self._singular()
-        return 2 * (np.log(pivots) + np.log(scale)).sum(axis=1)
-
-    def _singular(self) -> SingularEvidenceError:
-        net = self.point.net
-        certain = [name for name in self.observed if net[name].kind != "likelihood" and net.noise(name) is None]
-        if certain:
-            return SingularEvidenceError(
-                f"evidence on deterministic vertex {certain[0]!r}: it is determined (or contradicted) by what else is "
-                "observed, so its density does not exist; observe less of it, or give it noise with "
-                f"net.set_noise({{{certain[0]!r}: cov}})"
-            )
-        return SingularEvidenceError(
-            f"the observed vertices {self.observed} nearly determine one another: their covariance is singular in "
-            f"{net.dtype}; raise their noise, observe fewer of them, or use float64"
-        )
-
-    def solve(self, right: Array, dense: bool) -> Array:
-        """S⁻¹ right.  Shape: (*lead, samples, size)."""
-        if not right.size:
-            return right
-        if not dense:
-            return _conjugate_gradients(self.product, right)
-        _ = self.by_pattern.logdet
-        matrix = self.by_pattern.matrix
-        columns = np.moveaxis(right.reshape(-1, *right.shape[-2:]), 0, -1)
-        if self.by_pattern is self:
-            solved = np.linalg.solve(matrix, columns)
-        else:
-            solved = np.empty_like(columns)
-            for p, one in enumerate(matrix):
-                rows = np.flatnonzero(self.pattern == p)
-                stacked = np.moveaxis(columns[rows], 1, 0)
-                answer = np.linalg.solve(one, stacked.reshape(len(one), -1)).reshape(stacked.shape)
-                solved[rows] = np.moveaxis(answer, 0, 1)
-        return np.moveaxis(solved, -1, 0).reshape(right.shape)
-
-
-class _Exact:
-    """The posterior at a linearisation, as a Solution: computed as far as it is asked for."""
-
-    def __init__(self, point: Linearization, dense_limit: int, shared: bool) -> None:
-        self.point, self.net, self.evidence = point, point.net, point.evidence
-        if shared:
-            rows, pattern = self.evidence.patterns()
-            self.system = _System(point, _System(Linearization.forward(self.evidence.rows(rows))), pattern)
-        else:
-            self.system = _System(point)
-        self.coordinates = self.system.coordinates
-        self.dense = self.coordinates.size <= dense_limit
-
-    @cached_property
-    def _residuals(self) -> dict[str, Array]:
-        return {name: -error for name, error in self.point.errors.items()}
-
-    def _innovation(self, more: Mapping[str, Array], scores: Array, lead: tuple[int, ...] = ()) -> Array:
-        """Evidence minus prediction, when every vertex is moved by ``more`` first.  Shape: (*lead, samples, size)."""
-        y, _ = self.system.push({}, self.system.observed, more)
-        return scores - self.coordinates.gather(y, lead)
-
-    @cached_property
-    def innovation(self) -> Array:
-        return self._innovation(self._residuals, self.coordinates.whitened_scores())
-
-    @cached_property
-    def multiplier(self) -> Array:
-        """u: the solution of S u = innovation.  Shape: (samples, size)."""
-        return self.system.solve(self.innovation, self.dense)
-
-    @cached_property
-    def _deviations(self) -> dict[str, Array]:
-        messages = self.system.pull(self.coordinates.scatter(self.multiplier), self.system.noisy)
-        return self.system.push(messages, None, self._residuals)[1]
-
-    @cached_property
-    def _all_messages(self) -> Mapping[str, Array]:
-        return self.point.everywhere(self.system.pull(self.coordinates.scatter(self.multiplier), self.net.vertices))
-
-    def messages(self) -> Mapping[str, Array]:
-        return self._all_messages
-
-    def mean(self, name: str) -> Array:
-        vertex = self.net[name]
-        if vertex.kind == "likelihood":
-            known = self.evidence.values.get(name)
-            probabilities = self.net.label_of(name).mean(self.mean(vertex.parents[0]))
-            return probabilities if known is None else np.where(np.isnan(known), probabilities, known)
-        value = self.point.values[name]
-        return value + self._deviations[name] if name in self._deviations else value
-
-    def variance(self, name: str) -> Array:
-        vertex = self._gaussian(name)
-        if not vertex.plated:
-            return np.zeros(vertex.shape, self.net.dtype)
-        by_pattern = self._diagonal(name)
-        return self._per_sample(by_pattern.reshape(len(by_pattern), *vertex.shape))
-
-    def covariance(self, a: str, b: str) -> Array:
-        size = self._gaussian(a).size
-        prior, cross = self._sensitivity(a, np.arange(size), b)
-        if self._gaussian(b).name == a:
-            other = cross
-        else:
-            other = self._sensitivity(b, np.arange(self.net[b].size), b)[1]
-        solved = self.system.by_pattern.solve(cross, self.dense)
-        cov = np.moveaxis(prior, 0, 1) - np.moveaxis(solved, 0, 1) @ np.moveaxis(other, 0, -1)
-        cov = (cov + np.swapaxes(cov, 1, 2)) / 2 if a == b else cov
-        return self._per_sample(cov.astype(self.net.dtype))
-
-    def _diagonal(self, name: str) -> Array:
-        """Posterior variances.  Shape: (patterns, size)."""
-        system = self.system.by_pattern
-        size = self.net[name].size
-        out = np.empty((system.point.evidence.samples, size))
-        for index in _chunks(system.point, size):
-            prior, cross = self._sensitivity(name, index, name)
-            explained = (cross * system.solve(cross, self.dense)).sum(axis=-1)
-            out[:, index] = (prior[np.arange(len(index)), :, index] - explained).T
-        return np.maximum(out, 0).astype(self.net.dtype)
-
-    def _sensitivity(self, name: str, index: Array, other: str) -> tuple[Array, Array]:
-        """Prior covariance of some entries of a vertex with another vertex, and with the observed quantities.
-
-        Shapes: (entries, patterns, size of other), (entries, patterns, coordinates).
-        """
-        system = self.system.by_pattern
-        evidence, vertex = system.point.evidence, self.net[name]
-        rows, lead = evidence.samples, (len(index),)
-        unit = np.zeros((*lead, rows, vertex.size), self.net.dtype)
-        unit[np.arange(len(index)), :, index] = 1
-        unit = unit.reshape(*lead, rows, *vertex.shape)
-        if name in evidence.masks:
-            unit[:, evidence.masks[name]] = 0
-        if system.point.closed(name) or name in evidence.do:
-            y: dict[str, Array] = {}
-            d: dict[str, Array] = {}
-        else:
-            messages = system.pull({name: unit}, system.noisy)
-            y, d = system.push(messages, [other, *system.observed])
-        size = self.net[other].size
-        prior = d[other].reshape(*lead, rows, size) if other in d else np.zeros((*lead, rows, size))
-        return prior.astype(np.float64), system.coordinates.gather(y, lead)
-
-    def _gaussian(self, name: str) -> Any:
-        vertex = self.net[name]
-        if vertex.kind == "likelihood":
-            raise InferenceError(f"{name!r} is a label: ask for the covariance of its logits {vertex.parents[0]!r}")
-        return vertex
-
-    def _per_sample(self, by_pattern: Array) -> Array:
-        """From one row a pattern to one row a sample; a broadcast where there is one pattern."""
-        pattern = self.system.pattern
-        if len(by_pattern) == 1:
-            return np.broadcast_to(by_pattern, (len(pattern), *by_pattern.shape[1:]))
-        return by_pattern[pattern]
-
-    def sample(self, n: int, rng: np.random.Generator, names: Sequence[str]) -> dict[str, Array]:
-        """Draws of the prior, each corrected by the response to its own innovation."""
-        samples, dtype, lead = self.evidence.samples, self.net.dtype, (n,)
-        more: dict[str, Array] = {name: np.broadcast_to(r, (*lead, *r.shape)) for name, r in self._residuals.items()}
-        for name in self.system.noisy:
-            draw = rng.standard_normal((*lead, samples, *self.net[name].shape)).astype(dtype)
-            noise = self.net.noise(name).root(draw)  # type: ignore[union-attr]
-            more[name] = noise + more[name] if name in more else noise
-        unit = self.coordinates.unit_noise * rng.standard_normal((*lead, samples, self.coordinates.size))
-        innovation = self._innovation(more, self.coordinates.whitened_scores() - unit * self.coordinates.present, lead)
-        u = self.system.solve(innovation, self.dense)
-        messages = self.system.pull(self.coordinates.scatter(u), self.system.noisy)
-        _, deviations = self.system.push(messages, None, more)
-        return {name: self._draw(name, deviations, lead, rng) for name in names}
-
-    def _draw(
-        self, name: str, deviations: Mapping[str, Array], lead: tuple[int, ...], rng: np.random.Generator
-    ) -> Array:
-        vertex = self.net[name]
-        if vertex.kind == "likelihood":
-            logits = self._draw(vertex.parents[0], deviations, lead, rng)
-            flat = self.net.label_of(name).sample(logits.reshape(-1, *vertex.shape), rng).reshape(logits.shape)
-            known = self.evidence.values.get(name)
-            return flat if known is None else np.where(np.isnan(known), flat, known)
-        value = self.point.values[name]
-        if name in deviations:
-            return value + deviations[name]
-        return np.broadcast_to(value, (*lead, *value.shape))
-
-    def log_evidence(self) -> Array:
-        if not self.dense:
-            raise InferenceError(
-                f"the log-evidence needs the determinant of a {self.coordinates.size}-dimensional covariance, above "
-                f"dense_limit; pass dense_limit={self.coordinates.size} to form it"
-            )
-        gaussian = self.coordinates.present & (self.coordinates.unit_noise == 0)
-        square = (self.innovation * self.multiplier).sum(axis=1)
-        logdet = self.system.by_pattern.logdet[self.system.pattern]
-        total = -0.5 * (square + logdet + gaussian.sum(axis=1) * LOG_2PI)
-        scores = self.coordinates.whitened_scores()
-        for name, value in self.evidence.values.items():
-            vertex = self.net[name]
-            if vertex.kind == "likelihood":
-                total = total + self.net.label_of(name).log_prob(self.point.values[vertex.parents[0]], value)
-        return (total + 0.5 * (scores * scores).sum(axis=1)).astype(self.net.dtype)
-
-    def surprise(self, name: str) -> Array:
-        vertex, noise = self.net[name], self.net.noise(name)
-        if vertex.kind == "likelihood":
-            if name not in self.evidence.values:
-                return np.zeros(self.evidence.samples, self.net.dtype)
-            logits = self.mean(vertex.parents[0])
-            return -self.net.label_of(name).log_prob(logits, self.evidence.values[name])
-        if name in self.evidence.do or noise is None:
-            return np.zeros(self.evidence.samples, self.net.dtype)
-        # The posterior mean of the noise is Q λ, so its energy is λᵀ Q λ.
-        return 0.5 * (noise.quadratic(self._all_messages[name]) + noise.logdet + vertex.size * LOG_2PI)
-
-    def free_energy(self) -> Array:
-        return -self.log_evidence()
-
-
-def _chunks(point: Linearization, size: int) -> Iterator[Array]:
-    """Coordinates in groups small enough that one unit vector each fits in memory at every vertex."""
-    entries = point.evidence.samples * sum(vertex.size for vertex in point.net.vertices.values() if vertex.plated)
-    width = max(1, _CHUNK_ENTRIES // max(1, entries))
-    return (np.arange(start, min(start + width, size)) for start in range(0, size, width))
-
-
-def _conjugate_gradients(product: Callable[[Array], Array], right: Array) -> Array:
-    """Solve S u = right, every row on its own.  Hestenes & Stiefel (1952), with all rows in one product."""
-    u, residual = np.zeros_like(right), right.copy()
-    direction = residual.copy()
-    square = (residual * residual).sum(axis=-1, keepdims=True)
-    goal = square * _CG_TOLERANCE**2
-    for _ in range(10 * right.shape[-1]):
-        active = square > goal
-        if not active.any():
-            return u
-        image = product(direction)
-        curvature = (direction * image).sum(axis=-1, keepdims=True)
-        length = np.where(active & (curvature > 0), square / np.where(curvature > 0, curvature, 1), 0)
-        u += length * direction
-        residual -= length * image
-        before, square = square, (residual * residual).sum(axis=-1, keepdims=True)
-        direction = residual + np.where(active, square / np.where(before > 0, before, 1), 0) * direction
-    worst = float(np.sqrt((square / np.where(goal > 0, goal, 1)).max())) * _CG_TOLERANCE
-    if worst > 1e-6:
-        warnings.warn(
-            f"conjugate gradients stopped at a relative residual of {worst:.1e}; raise dense_limit, or the noise of "
-            "the observed vertices",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
-    return u
+            inner = net.vertices[parent].size
+            map_ = point.map(name, position)
+            if map_ is None or is_entrywise(map_):
+                sweep += size
+                continue
+            one = float(size * inner) if isinstance(map_, Contraction) else 10.0 * (size + inner)
+            sweep += one
+            # Blocks of a general map are pulled row by row; then they meet the totals of what lies above.
+            composed += (0 if isinstance(map_, Contraction) else size * one) + float(size) * inner * inner
+    elements = 0.0
+    for number, name in enumerate(structure.factors):
+        entries = sum(structure.sizes[v] for v in structure.plan.elements[number])
+        elements += net.vertices[name].size * float(entries) ** 2
+    wanted = sum(net.vertices[n].size for n in targets if net.vertices[n].plated)
+    visits = len(structure.vertices)
+    dense = 2 * (observed + wanted) * sweep + observed**3 + wanted * float(observed) ** 2
+    plan = structure.plan
+    too_much = plan.entries * batch > _MOST_ENTRIES
+    information = batch * (3 * plan.flops + elements + composed) + _ELIMINATION * visits
+    return {
+        "observations": batch * dense + 2 * _VISIT * visits * (1 + len(targets)),
+        "information": float("inf") if too_much else information,
+    }

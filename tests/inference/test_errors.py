@@ -175,7 +175,7 @@ def test_random_parameters_under_exact(bayesian):
 
 
 def test_the_log_evidence_above_the_dense_limit(net):
-    post = net.query(None, {"features": X, "output": X}, dense_limit=1)
+    post = net.query(None, {"features": X, "output": X}, dense_limit=1, solver="observations")
     assert np.isfinite(post.mean["hidden"]).all()
     for ask in (lambda: post.log_evidence, lambda: post.free_energy):
         with pytest.raises(InferenceError, match=r"2-dimensional covariance, above dense_limit; pass dense_limit=2 to"):

@@ -12,6 +12,7 @@ from gbn.net import GaussianBayesNet
 from tests.dense import Dense
 from tests.nets import random_evidence, random_net, row, tanh_chain
 
+SOLVERS = pytest.mark.parametrize("solver", ["observations", "information"])
 SEEDS = st.integers(0, 2**32 - 1)
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -45,12 +46,13 @@ def check(net, evidence, do=None, samples=3, tolerance=TIGHT, log_evidence=True,
     return post, dense
 
 
+@SOLVERS
 @settings(max_examples=60)
 @given(SEEDS)
-def test_linear_nets_equal_the_dense_joint(seed):
+def test_linear_nets_equal_the_dense_joint(solver, seed):
     net = random_net(seed)
     evidence, do = random_evidence(net, seed + 1)
-    post, _ = check(net, evidence, do)
+    post, _ = check(net, evidence, do, solver=solver)
     assert post.converged
     assert post.engine == "exact"
 
@@ -60,24 +62,26 @@ def test_linear_nets_equal_the_dense_joint(seed):
 def test_conjugate_gradients_give_the_same(seed):
     net = random_net(seed)
     evidence, do = random_evidence(net, seed + 1)
-    post, _ = check(net, evidence, do, dense_limit=0, log_evidence=False, tolerance={"rtol": 1e-8, "atol": 1e-9})
+    post, _ = check(net, evidence, do, solver="cg", log_evidence=False, tolerance={"rtol": 1e-8, "atol": 1e-9})
     assert post.diagnostics["solver"] == "conjugate gradients"
 
 
+@SOLVERS
 @settings(max_examples=30)
 @given(SEEDS)
-def test_smooth_nets_equal_the_joint_of_their_linearisation(seed):
+def test_smooth_nets_equal_the_joint_of_their_linearisation(solver, seed):
     net = random_net(seed, "smooth")
     evidence, do = random_evidence(net, seed + 1)
-    check(net, evidence, do)
+    check(net, evidence, do, solver=solver)
 
 
+@SOLVERS
 @settings(max_examples=10)
 @given(SEEDS)
-def test_the_equilibrium_is_the_same_point_in_a_linear_net(seed):
+def test_the_equilibrium_is_the_same_point_in_a_linear_net(solver, seed):
     net = random_net(seed)
     evidence, do = random_evidence(net, seed + 1)
-    post, _ = check(net, evidence, do, operating_point="equilibrium")
+    post, _ = check(net, evidence, do, operating_point="equilibrium", solver=solver)
     assert post.diagnostics["operating_point"] == "equilibrium"
 
 
@@ -127,17 +131,18 @@ def test_no_evidence_is_one_row_of_the_prior():
     np.testing.assert_allclose(post.log_evidence, 0)
 
 
-def test_patterns_of_missing_entries_in_any_order():
+@SOLVERS
+def test_patterns_of_missing_entries_in_any_order(solver):
     """As many patterns as rows, none of them in the order np.unique puts them."""
     net = GaussianBayesNet()
     net.add_input("x", 2, mean=0.0, cov=np.array([[1.0, 0.4], [0.4, 2.0]]))
     net.add_linear("y", {"x": np.array([[1.0, 2.0], [0.5, -1.0], [1.5, 1.0]])}, cov=[0.1, 0.2, 0.3])
     nan = np.nan
     y = np.array([[1.0, 2.0, 3.0], [nan, 1.0, 2.0], [1.0, nan, nan], [nan, nan, 0.5]])
-    check(net, {"y": y}, samples=4)
-    check(net, {"y": y[::-1]}, samples=4)
-    check(net, {"y": y[[0, 1, 0, 2, 3, 1]]}, samples=6)
-    check(net, {"y": y}, samples=4, dense_limit=0, log_evidence=False)
+    check(net, {"y": y}, samples=4, solver=solver)
+    check(net, {"y": y[::-1]}, samples=4, solver=solver)
+    check(net, {"y": y[[0, 1, 0, 2, 3, 1]]}, samples=6, solver=solver)
+    check(net, {"y": y}, samples=4, solver="cg", log_evidence=False)
 
 
 def test_covariances_are_one_broadcast_where_samples_share_them():
@@ -216,13 +221,14 @@ def test_noisy_evidence_that_is_nearly_singular_is_named():
     net.add_input("x", 1, mean=0.0, cov=1e16)
     net.add_linear("y", {"x": [[1.0], [1.0]]}, cov=1.0)
     with pytest.raises(SingularEvidenceError, match=r"\['y'\].*float64"):
-        _ = net.query(["x"], {"y": [[0.0, 1.0]]}).log_evidence
+        _ = net.query(["x"], {"y": [[0.0, 1.0]]}, solver="observations").log_evidence
 
 
-def test_samples_have_the_posterior_moments():
+@SOLVERS
+def test_samples_have_the_posterior_moments(solver):
     net = random_net(8, vertices=6)
     evidence, do = random_evidence(net, 9, samples=2)
-    post, n = net.query(None, evidence, do), 40000
+    post, n = net.query(None, evidence, do, solver=solver), 40000
     draws = post.sample(n, rng=0)
     for a in post.targets:
         assert draws[a].shape == (n, 2, *net[a].shape)
@@ -238,10 +244,11 @@ def test_samples_have_the_posterior_moments():
                 assert (np.abs(x.T @ y / n - post.cov(a, b)[k]) <= 5 * error + 1e-9).all()
 
 
-def test_samples_keep_the_evidence_and_the_deterministic_vertices():
+@SOLVERS
+def test_samples_keep_the_evidence_and_the_deterministic_vertices(solver):
     net = tanh_chain((2, 3, 2), prior=1.0)
     y = np.array([[0.2, np.nan], [np.nan, 1.0]])
-    post = net.query(None, {"y": y})
+    post = net.query(None, {"y": y}, solver=solver)
     draws = post.sample(3, rng=1)
     known = ~np.isnan(y)
     np.testing.assert_array_equal(draws["y"][:, known], np.broadcast_to(y[known], (3, 2)))
@@ -268,12 +275,13 @@ def image_net(seed=0, dtype=np.float64, prior=0.2):
     return net
 
 
-def test_a_convolutional_net_equals_the_jacobian_of_torch():
+@SOLVERS
+def test_a_convolutional_net_equals_the_jacobian_of_torch(solver):
     net = image_net()
     evidence = {"y": np.array([[1.0, np.nan, 0.0], [0.3, 0.2, 0.1]])}
     evidence["x"] = np.full((2, 1, 6, 6), np.nan)
     evidence["x"][1, 0, :3] = 0.3
-    post, dense = check(net, evidence, samples=2)
+    post, dense = check(net, evidence, samples=2, solver=solver)
 
     value = {n: torch.as_tensor(np.array(net[n].value)) for n in net.parameters}
 
@@ -343,8 +351,8 @@ def label_net(kind, seed=0, hidden=0.4):
     return net
 
 
-def compare_with_newton(net, evidence, targets, samples):
-    post = net.query(None, evidence)
+def compare_with_newton(net, evidence, targets, samples, solver):
+    post = net.query(None, evidence, solver=solver)
     for n in range(samples):
         dense = Dense(net, {**row({k: v for k, v in evidence.items() if k not in targets}, n), **row(targets, n)})
         for name in dense.where:
@@ -359,23 +367,25 @@ def compare_with_newton(net, evidence, targets, samples):
 Y = np.array([[0.3, -0.2], [np.nan, 0.5], [np.nan, np.nan], [1.0, np.nan]])
 
 
+@SOLVERS
 @pytest.mark.parametrize("y", [None, Y])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_categorical_labels_are_one_newton_step(seed, y):
+def test_categorical_labels_are_one_newton_step(seed, y, solver):
     net = label_net("categorical", seed)
     labels = np.array([0, 2, np.nan, 1])
     one_hot = np.where(np.isnan(labels)[:, None], np.nan, np.eye(3)[np.nan_to_num(labels).astype(int)])
     evidence = {"t": labels} | ({} if y is None else {"y": y})
-    compare_with_newton(net, evidence, {"t": one_hot}, 4)
+    compare_with_newton(net, evidence, {"t": one_hot}, 4, solver)
     soft = np.array([[0.2, 0.3, 0.5], [1, 0, 0], [0, 0.5, 0.5], [np.nan] * 3])
-    compare_with_newton(net, evidence | {"t": soft}, {"t": soft}, 4)
+    compare_with_newton(net, evidence | {"t": soft}, {"t": soft}, 4, solver)
 
 
+@SOLVERS
 @pytest.mark.parametrize("y", [None, Y])
-def test_bernoulli_labels_are_one_newton_step(y):
+def test_bernoulli_labels_are_one_newton_step(y, solver):
     net = label_net("bernoulli", 3)
     labels = np.array([[0, 1, 1], [1, np.nan, 0], [np.nan] * 3, [np.nan, 0.3, np.nan]])
-    post = compare_with_newton(net, {"t": labels} | ({} if y is None else {"y": y}), {"t": labels}, 4)
+    post = compare_with_newton(net, {"t": labels} | ({} if y is None else {"y": y}), {"t": labels}, 4, solver)
     np.testing.assert_array_equal(post.mean["t"][0], labels[0])
     probability = 1 / (1 + np.exp(-post.mean["logits"]))
     np.testing.assert_allclose(post.mean["t"][2], probability[2])
@@ -384,7 +394,7 @@ def test_bernoulli_labels_are_one_newton_step(y):
 def test_labels_by_conjugate_gradients():
     net = label_net("categorical")
     evidence = {"t": np.array([0, 1, 2, 0]), "y": Y}
-    dense, iterated = net.query(None, evidence), net.query(None, evidence, dense_limit=0)
+    dense, iterated = net.query(None, evidence), net.query(None, evidence, solver="cg")
     for name in ("x", "a", "logits"):
         np.testing.assert_allclose(iterated.mean[name], dense.mean[name], atol=1e-9)
         np.testing.assert_allclose(iterated.var[name], dense.var[name], atol=1e-9)
@@ -451,10 +461,11 @@ def test_the_laplace_approximation_at_the_equilibrium_is_the_mode():
     np.testing.assert_allclose(post.log_evidence, [expected], atol=1e-6)
 
 
-def test_the_surprise_is_the_share_of_the_energy_at_the_mean():
+@SOLVERS
+def test_the_surprise_is_the_share_of_the_energy_at_the_mean(solver):
     net = random_net(14)
     evidence, do = random_evidence(net, 15, samples=2)
-    post = net.query(None, evidence, do)
+    post = net.query(None, evidence, do, solver=solver)
     for name in post.surprise:
         for n, dense in enumerate(oracles(net, evidence, do, 2)):
             index = dense.where[name]
@@ -468,7 +479,7 @@ def test_the_log_evidence_needs_the_dense_matrix():
     net = random_net(3)
     evidence, do = random_evidence(net, 4)
     with pytest.raises(InferenceError, match="dense_limit="):
-        _ = net.query(None, evidence, do, dense_limit=0).log_evidence
+        _ = net.query(None, evidence, do, solver="cg").log_evidence
 
 
 def test_data_through_a_nonlinearity():

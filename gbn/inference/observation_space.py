@@ -1,0 +1,391 @@
+"""The exact posterior of a linearised net in observation space: a system over what is observed.
+
+Two sweeps apply S, the covariance of the observed quantities given everything else that is known::
+
+    S u = y_observed of push(Q pull(u))          innovation = (evidence - prediction), by push of the residuals
+    solve S u = innovation;   λ = pull(u);   d = push(Q λ + r);   posterior mean = v + d
+    log p(evidence) = -½ (innovationᵀ S⁻¹ innovation + log |2πS|)
+    Cov(v_a, v_b)   = p_aᵀ Q p_b - C_a S⁻¹ C_bᵀ,   p_a = pull(unit vectors at a),  C_a = y_observed of push(Q p_a)
+
+S is factored when few coordinates are observed, and solved by conjugate gradients when many are.  A label is a
+unit-noise pseudo-observation s of Lᵀ d at its logits, with Fisher information W = L Lᵀ and score L s: the Laplace step.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gbn.errors import ConvergenceWarning, InferenceError, SingularEvidenceError
+from gbn.gaussian import LOG_2PI
+from gbn.inference.solution import LinearizedPosterior, per_sample
+from gbn.linearize import Linearization, Rule
+
+__all__ = ["ObservationPosterior"]
+
+Array = np.ndarray[Any, Any]
+_CHUNK_ENTRIES = 2**24
+_CG_TOLERANCE = 1e-12
+
+
+class _Coordinates:
+    """The observed quantities in one vector per sample: Gaussian entries, then pseudo-observations of labels.
+
+    ``present``: which of them each sample has.  Shape: (samples, size).
+    """
+
+    def __init__(self, point: Linearization) -> None:
+        self.point = point
+        net, evidence = point.net, point.evidence
+        samples = evidence.samples
+        self.parts: list[tuple[str, Array]] = []
+        present: list[Array] = []
+        unit: list[Array] = []
+        for name, value in evidence.values.items():
+            label = net[name].kind == "likelihood"
+            known = ~np.isnan(value) if label else evidence.masks.get(name, np.True_)
+            known = np.broadcast_to(known, value.shape).reshape(samples, -1)
+            index = np.flatnonzero(known.any(axis=0))
+            self.parts.append((name, index))
+            present.append(known[:, index])
+            unit.append(np.full(len(index), float(label)))
+        self.present = np.concatenate([*present, np.zeros((samples, 0), bool)], axis=1)
+        self.unit_noise = np.concatenate([*unit, np.zeros(0)])
+        self.size = self.present.shape[1]
+
+    def scatter(self, u: Array) -> dict[str, Array]:
+        """What each observed vertex sends.  u shape: (*lead, samples, size) -> (*lead, samples, *event)."""
+        net, out, start = self.point.net, {}, 0
+        u = (u * self.present).astype(net.dtype, copy=False)
+        for name, index in self.parts:
+            vertex = net[name]
+            full = np.zeros((*u.shape[:-1], vertex.size), net.dtype)
+            full[..., index] = u[..., start : start + len(index)]
+            full = full.reshape(*u.shape[:-1], *vertex.shape)
+            out[name] = self._label(name, full, "root") if vertex.kind == "likelihood" else full
+            start += len(index)
+        return out
+
+    def gather(self, reactions: Mapping[str, Array], lead: tuple[int, ...] = ()) -> Array:
+        """The observed entries of what each vertex received.  Shape: (*lead, samples, size), in float64."""
+        net, samples = self.point.net, self.point.evidence.samples
+        columns = [np.zeros((*lead, samples, 0))]
+        for name, index in self.parts:
+            y = reactions.get(name)
+            if y is None:
+                columns.append(np.zeros((*lead, samples, len(index))))
+                continue
+            y = self._label(name, y, "root_adjoint") if net[name].kind == "likelihood" else y
+            columns.append(y.reshape(*lead, samples, -1)[..., index])
+        return np.concatenate(columns, axis=-1, dtype=np.float64) * self.present
+
+    def _label(self, name: str, v: Array, factor: str) -> Array:
+        net = self.point.net
+        present = ~np.isnan(self.point.evidence.values[name])
+        apply: Callable[..., Array] = getattr(net.label_of(name), factor)
+        return apply(self.point.values[net[name].parents[0]], v, present.astype(net.dtype))
+
+    def whitened_scores(self) -> Array:
+        """s of the labels, zero elsewhere.  Shape: (samples, size)."""
+        point = self.point
+        scores = {
+            name: point.net.label_of(name).whitened_score(point.values[point.net[name].parents[0]], value)
+            for name, value in point.evidence.values.items()
+            if point.net[name].kind == "likelihood"
+        }
+        columns = [np.zeros((point.evidence.samples, 0))]
+        for name, index in self.parts:
+            score = scores.get(name)
+            shape = (point.evidence.samples, len(index))
+            columns.append(np.zeros(shape) if score is None else score.reshape(len(score), -1)[:, index])
+        return np.concatenate(columns, axis=1, dtype=np.float64)
+
+
+class _System:
+    """S and the sweeps at one linearisation.
+
+    In a linear net S depends only on which entries are missing: ``by_pattern`` is then the system of one row for each
+    pattern, and ``pattern`` says which of them stands for each sample.
+    """
+
+    def __init__(self, point: Linearization, by_pattern: _System | None = None, pattern: Array | None = None) -> None:
+        self.point, self.coordinates = point, _Coordinates(point)
+        self.by_pattern = by_pattern or self
+        self.pattern = np.arange(point.evidence.samples) if pattern is None else pattern
+        net, evidence = point.net, point.evidence
+        self.observed = [name for name, _ in self.coordinates.parts]
+        self.noisy = [name for name in net.latents if name not in evidence.do]
+
+    def pull(self, sources: Mapping[str, Array], wanted: Iterable[str]) -> dict[str, Array]:
+        """λ from what some vertices send; an observed entry sends that and nothing else."""
+        rules: dict[str, Rule] = {name: self._rule(name, sources.get(name)) for name in {*sources, *self.observed}}
+        return self.point.pull(rules, wanted)
+
+    def _rule(self, name: str, own: Array | None) -> Rule:
+        mask = self.point.evidence.masks.get(name)
+        closed = self.point.closed(name)
+
+        def send(pulled: Array | None) -> Array | None:
+            if closed or pulled is None:
+                return own
+            heard = pulled if mask is None else np.where(mask, pulled.dtype.type(0), pulled)
+            return heard if own is None else heard + own
+
+        return send
+
+    def push(
+        self, messages: Mapping[str, Array], wanted: Iterable[str] | None, more: Mapping[str, Array] | None = None
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """push(Q λ + more): reactions y and deviations d."""
+        net, more = self.point.net, more or {}
+
+        def source(name: str) -> Array | None:
+            noise = net.noise(name)
+            response = noise.apply(messages[name]) if noise is not None and name in messages else None
+            extra = more.get(name)
+            return extra if response is None else response if extra is None else response + extra
+
+        return self.point.push(source, wanted)
+
+    def product(self, u: Array) -> Array:
+        """S u.  Shape: (*lead, samples, size)."""
+        messages = self.pull(self.coordinates.scatter(u), self.noisy)
+        y, _ = self.push(messages, self.observed)
+        return self.coordinates.gather(y, u.shape[:-2]) + self.coordinates.unit_noise * self.coordinates.present * u
+
+    @cached_property
+    def matrix(self) -> Array:
+        """S, with ones on the diagonal for what a sample does not observe.  Shape: (samples, size, size)."""
+        size, samples = self.coordinates.size, self.point.evidence.samples
+        out = np.empty((samples, size, size))
+        for chunk in _chunks(self.point, size):
+            unit = np.zeros((len(chunk), samples, size))
+            unit[np.arange(len(chunk)), :, chunk] = 1
+            out[:, chunk] = np.moveaxis(self.product(unit), 0, 1)
+        out = (out + np.swapaxes(out, 1, 2)) / 2
+        diagonal = np.arange(size)
+        out[:, diagonal, diagonal] += ~self.coordinates.present
+        return out
+
+    @cached_property
+    def logdet(self) -> Array:
+        """log |S|, over what each sample observes; raises SingularEvidenceError.  Shape: (samples,)."""
+        diagonal = np.diagonal(self.matrix, axis1=1, axis2=2)
+        scale = np.sqrt(np.maximum(diagonal, np.finfo(float).tiny))
+        try:
+            factor = np.linalg.cholesky(self.matrix / (scale[:, :, None] * scale[:, None, :]))
+        except np.linalg.LinAlgError:
+            raise self._singular() from None
+        pivots = np.diagonal(factor, axis1=1, axis2=2)
+        resolution = 10 * self.coordinates.size * np.finfo(self.point.net.dtype).eps
+        if (pivots**2 < resolution).any():
+            raise self._singular()
+        return 2 * (np.log(pivots) + np.log(scale)).sum(axis=1)
+
+    def _singular(self) -> SingularEvidenceError:
+        net = self.point.net
+        certain = [name for name in self.observed if net[name].kind != "likelihood" and net.noise(name) is None]
+        if certain:
+            return SingularEvidenceError(
+                f"evidence on deterministic vertex {certain[0]!r}: it is determined (or contradicted) by what else is "
+                "observed, so its density does not exist; observe less of it, or give it noise with "
+                f"net.set_noise({{{certain[0]!r}: cov}})"
+            )
+        return SingularEvidenceError(
+            f"the observed vertices {self.observed} nearly determine one another: their covariance is singular in "
+            f"{net.dtype}; raise their noise, observe fewer of them, or use float64"
+        )
+
+    def solve(self, right: Array, dense: bool) -> Array:
+        """S⁻¹ right.  Shape: (*lead, samples, size)."""
+        if not right.size:
+            return right
+        if not dense:
+            return _conjugate_gradients(self.product, right)
+        _ = self.by_pattern.logdet
+        matrix = self.by_pattern.matrix
+        columns = np.moveaxis(right.reshape(-1, *right.shape[-2:]), 0, -1)
+        if self.by_pattern is self:
+            solved = np.linalg.solve(matrix, columns)
+        else:
+            solved = np.empty_like(columns)
+            for p, one in enumerate(matrix):
+                rows = np.flatnonzero(self.pattern == p)
+                stacked = np.moveaxis(columns[rows], 1, 0)
+                answer = np.linalg.solve(one, stacked.reshape(len(one), -1)).reshape(stacked.shape)
+                solved[rows] = np.moveaxis(answer, 0, 1)
+        return np.moveaxis(solved, -1, 0).reshape(right.shape)
+
+
+class ObservationPosterior(LinearizedPosterior):
+    """The posterior at a linearisation, as a Solution: computed as far as it is asked for.
+
+    Args:
+        point: where the net is linearised.
+        targets: vertices asked for.
+        patterns: in a linear net, the linearisation of one row for each pattern of missing entries, and which of them
+            stands for each row; None where every row has Jacobians of its own.
+        dense: whether S is factored; otherwise conjugate gradients solve for what they can.
+    """
+
+    def __init__(
+        self,
+        point: Linearization,
+        targets: Sequence[str],
+        patterns: tuple[Linearization, Array] | None,
+        dense: bool,
+    ) -> None:
+        super().__init__(point, targets)
+        self.system = _System(point, _System(patterns[0]), patterns[1]) if patterns else _System(point)
+        self.coordinates = self.system.coordinates
+        self.dense = dense
+
+    @cached_property
+    def _residuals(self) -> dict[str, Array]:
+        return {name: -error for name, error in self.point.errors.items()}
+
+    def _innovation(self, more: Mapping[str, Array], scores: Array, lead: tuple[int, ...] = ()) -> Array:
+        """Evidence minus prediction, when every vertex is moved by ``more`` first.  Shape: (*lead, samples, size)."""
+        y, _ = self.system.push({}, self.system.observed, more)
+        return scores - self.coordinates.gather(y, lead)
+
+    @cached_property
+    def innovation(self) -> Array:
+        return self._innovation(self._residuals, self.coordinates.whitened_scores())
+
+    @cached_property
+    def multiplier(self) -> Array:
+        """u: the solution of S u = innovation.  Shape: (samples, size)."""
+        return self.system.solve(self.innovation, self.dense)
+
+    @cached_property
+    def deviations(self) -> Mapping[str, Array]:  # type: ignore[override]
+        messages = self.system.pull(self.coordinates.scatter(self.multiplier), self.system.noisy)
+        return self.system.push(messages, self.relevant, self._residuals)[1]
+
+    @cached_property
+    def all_messages(self) -> Mapping[str, Array]:  # type: ignore[override]
+        return self.point.everywhere(self.system.pull(self.coordinates.scatter(self.multiplier), self.net.vertices))
+
+    def variance(self, name: str) -> Array:
+        vertex = self.gaussian(name)
+        if not vertex.plated:
+            return np.zeros(vertex.shape, self.net.dtype)
+        by_pattern = self._diagonal(name)
+        return per_sample(by_pattern.reshape(len(by_pattern), *vertex.shape), self.system.pattern)
+
+    def covariance(self, a: str, b: str) -> Array:
+        size = self.gaussian(a).size
+        prior, cross = self._sensitivity(a, np.arange(size), b)
+        if self.gaussian(b).name == a:
+            other = cross
+        else:
+            other = self._sensitivity(b, np.arange(self.net[b].size), b)[1]
+        solved = self.system.by_pattern.solve(cross, self.dense)
+        cov = np.moveaxis(prior, 0, 1) - np.moveaxis(solved, 0, 1) @ np.moveaxis(other, 0, -1)
+        cov = (cov + np.swapaxes(cov, 1, 2)) / 2 if a == b else cov
+        return per_sample(cov.astype(self.net.dtype), self.system.pattern)
+
+    def _diagonal(self, name: str) -> Array:
+        """Posterior variances.  Shape: (patterns, size)."""
+        system = self.system.by_pattern
+        size = self.net[name].size
+        out = np.empty((system.point.evidence.samples, size))
+        for index in _chunks(system.point, size):
+            prior, cross = self._sensitivity(name, index, name)
+            explained = (cross * system.solve(cross, self.dense)).sum(axis=-1)
+            out[:, index] = (prior[np.arange(len(index)), :, index] - explained).T
+        return np.maximum(out, 0).astype(self.net.dtype)
+
+    def _sensitivity(self, name: str, index: Array, other: str) -> tuple[Array, Array]:
+        """Prior covariance of some entries of a vertex with another vertex, and with the observed quantities.
+
+        Shapes: (entries, patterns, size of other), (entries, patterns, coordinates).
+        """
+        system = self.system.by_pattern
+        evidence, vertex = system.point.evidence, self.net[name]
+        rows, lead = evidence.samples, (len(index),)
+        unit = np.zeros((*lead, rows, vertex.size), self.net.dtype)
+        unit[np.arange(len(index)), :, index] = 1
+        unit = unit.reshape(*lead, rows, *vertex.shape)
+        if name in evidence.masks:
+            unit[:, evidence.masks[name]] = 0
+        if system.point.closed(name) or name in evidence.do:
+            y: dict[str, Array] = {}
+            d: dict[str, Array] = {}
+        else:
+            messages = system.pull({name: unit}, system.noisy)
+            y, d = system.push(messages, [other, *system.observed])
+        size = self.net[other].size
+        prior = d[other].reshape(*lead, rows, size) if other in d else np.zeros((*lead, rows, size))
+        return prior.astype(np.float64), system.coordinates.gather(y, lead)
+
+    def draws(self, n: int, rng: np.random.Generator) -> Mapping[str, Array]:
+        """Draws of the prior, each corrected by the response to its own innovation."""
+        samples, dtype, lead = self.evidence.samples, self.net.dtype, (n,)
+        more: dict[str, Array] = {name: np.broadcast_to(r, (*lead, *r.shape)) for name, r in self._residuals.items()}
+        for name in self.system.noisy:
+            draw = rng.standard_normal((*lead, samples, *self.net[name].shape)).astype(dtype)
+            noise = self.net.noise(name).root(draw)  # type: ignore[union-attr]
+            more[name] = noise + more[name] if name in more else noise
+        unit = self.coordinates.unit_noise * rng.standard_normal((*lead, samples, self.coordinates.size))
+        innovation = self._innovation(more, self.coordinates.whitened_scores() - unit * self.coordinates.present, lead)
+        u = self.system.solve(innovation, self.dense)
+        messages = self.system.pull(self.coordinates.scatter(u), self.system.noisy)
+        return self.system.push(messages, self.relevant, more)[1]
+
+    def log_evidence(self) -> Array:
+        if not self.dense:
+            raise InferenceError(
+                f"the log-evidence needs the determinant of a {self.coordinates.size}-dimensional covariance, above "
+                f"dense_limit; pass dense_limit={self.coordinates.size} to form it (solver='observations')"
+            )
+        gaussian = self.coordinates.present & (self.coordinates.unit_noise == 0)
+        square = (self.innovation * self.multiplier).sum(axis=1)
+        logdet = self.system.by_pattern.logdet[self.system.pattern]
+        total = -0.5 * (square + logdet + gaussian.sum(axis=1) * LOG_2PI)
+        scores = self.coordinates.whitened_scores()
+        for name, value in self.evidence.values.items():
+            vertex = self.net[name]
+            if vertex.kind == "likelihood":
+                total = total + self.net.label_of(name).log_prob(self.point.values[vertex.parents[0]], value)
+        return (total + 0.5 * (scores * scores).sum(axis=1)).astype(self.net.dtype)
+
+
+def _chunks(point: Linearization, size: int) -> Iterator[Array]:
+    """Coordinates in groups small enough that one unit vector each fits in memory at every vertex."""
+    entries = point.evidence.samples * sum(vertex.size for vertex in point.net.vertices.values() if vertex.plated)
+    width = max(1, _CHUNK_ENTRIES // max(1, entries))
+    return (np.arange(start, min(start + width, size)) for start in range(0, size, width))
+
+
+def _conjugate_gradients(product: Callable[[Array], Array], right: Array) -> Array:
+    """Solve S u = right, every row on its own.  Hestenes & Stiefel (1952), with all rows in one product."""
+    u, residual = np.zeros_like(right), right.copy()
+    direction = residual.copy()
+    square = (residual * residual).sum(axis=-1, keepdims=True)
+    goal = square * _CG_TOLERANCE**2
+    for _ in range(10 * right.shape[-1]):
+        active = square > goal
+        if not active.any():
+            return u
+        image = product(direction)
+        curvature = (direction * image).sum(axis=-1, keepdims=True)
+        length = np.where(active & (curvature > 0), square / np.where(curvature > 0, curvature, 1), 0)
+        u += length * direction
+        residual -= length * image
+        before, square = square, (residual * residual).sum(axis=-1, keepdims=True)
+        direction = residual + np.where(active, square / np.where(before > 0, before, 1), 0) * direction
+    worst = float(np.sqrt((square / np.where(goal > 0, goal, 1)).max())) * _CG_TOLERANCE
+    if worst > 1e-6:
+        warnings.warn(
+            f"conjugate gradients stopped at a relative residual of {worst:.1e}; raise dense_limit, or the noise of "
+            "the observed vertices",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    return u
