@@ -316,9 +316,10 @@ def test_a_callback_sees_the_free_energy_and_stops():
         seen.append(figures["free_energy"])
         return number == 2
 
-    with pytest.warns(ConvergenceWarning, match="stopped by the callback"):
-        colliding().query(None, {"y": [1.0, 2.0]}, engine="vmp", callback=callback)
+    post = colliding().query(None, {"y": [1.0, 2.0]}, engine="vmp", callback=callback)
     assert len(seen) == 2
+    assert not post.converged
+    assert "stopped by the callback" in post.diagnostics["stopped"]
 
 
 OPTIONS = [
