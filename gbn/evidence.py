@@ -160,7 +160,8 @@ def _from_table(net: GaussianBayesNet, table: Any) -> dict[str, Array]:
         if (vertex.name, index) in taken:
             raise EvidenceError(f"column {column!r} gives the same entry as column {taken[vertex.name, index]!r}")
         taken[vertex.name, index] = column
-        array[:, *index] = _numbers(table.iloc[:, position], column)
+        entry: Any = (slice(None), *index)
+        array[entry] = _numbers(table.iloc[:, position], column)
     return arrays
 
 

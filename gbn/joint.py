@@ -111,7 +111,8 @@ class Joint:
         n = self.mean.shape[1]
 
         def half(cov: Array) -> Array:
-            return 0.5 * (n * (LOG_2PI + 1) + np.linalg.slogdet(cov.astype(np.float64))[1])
+            logdet = np.linalg.slogdet(cov.astype(np.float64))[1]
+            return np.asarray(0.5 * (n * (LOG_2PI + 1) + logdet), cov.dtype)
 
         return _per_sample(self.cov, half)
 
@@ -128,8 +129,8 @@ class Joint:
             left, right = (_whitener(_block(scaled, k, k), floor)[0] for k in (i, j))
             correlations = np.linalg.svd(np.swapaxes(left, 1, 2) @ _block(scaled, i, j) @ right, compute_uv=False)
             rest = 1 - correlations**2
-            bits = np.log(np.where(rest > floor, rest, 1.0)).sum(axis=-1)
-            return np.where((rest <= floor).any(axis=-1), np.inf, -0.5 * bits)
+            nats = -0.5 * np.log(np.where(rest > floor, rest, 1.0)).sum(axis=-1) + 0.0  # not -0
+            return np.where((rest <= floor).any(axis=-1), np.inf, nats).astype(cov.dtype)
 
         return _per_sample(self.cov, information)
 
@@ -141,29 +142,28 @@ def divergence(q: Joint, p: Joint) -> Array:
     Shape: (samples,).
     """
     gap = (q.mean - p.mean).astype(np.float64)
-    room = len(q.mean)
     if is_shared(q.cov) and is_shared(p.cov):
         return _divergence(gap, q.cov[:1], p.cov[:1], p.mean)
-    return _divergence(gap, np.broadcast_to(q.cov, (room, *q.cov.shape[1:])), p.cov, p.mean)
+    return _divergence(gap, q.cov, p.cov, p.mean)
 
 
 def _divergence(gap: Array, cov_q: Array, cov_p: Array, level: Array) -> Array:
+    """Shapes: gap, level (samples, n); the covariances (samples or 1, n, n)."""
     scaled, floor = _scaled(cov_p)
     scale = _scale(cov_p)
-    whiten, outside = _whitener(scaled, floor)
-    z = gap / scale
-    ratio = np.swapaxes(whiten, 1, 2) @ (cov_q / (scale[:, :, None] * scale[:, None, :])) @ whiten
-    dropped = ~whiten.any(axis=1)
-    ratio[:, np.arange(ratio.shape[1]), np.arange(ratio.shape[1])] += dropped
+    inside, outside = _whitener(scaled, floor)
+    gap, level, cov = gap / scale, level / scale, cov_q / (scale[:, :, None] * scale[:, None, :])
+    ratio = np.swapaxes(inside, 1, 2) @ cov @ inside
+    diagonal = np.arange(ratio.shape[1])
+    ratio[:, diagonal, diagonal] += ~inside.any(axis=1)  # a direction outside counts as equal
     values = np.linalg.eigvalsh(ratio)
     narrow = (values <= floor).any(axis=-1)
     values = np.where(values > floor, values, 1.0)
-    total = 0.5 * ((values - 1 - np.log(values)).sum(axis=-1) + ((z[:, None] @ whiten) ** 2).sum(axis=(1, 2)))
-    slack = np.sqrt(floor)
-    reach = 1 + np.abs(level / scale).max(axis=-1, initial=0) + np.abs(z).max(axis=-1, initial=0)
-    beyond = np.abs((z[:, None] @ outside)[:, 0]).max(axis=-1, initial=0) > slack * reach
-    spread = (outside * ((cov_q / (scale[:, :, None] * scale[:, None, :])) @ outside)).sum(axis=1)
-    return np.where(narrow | beyond | (spread.max(axis=-1, initial=0) > slack), np.inf, total)
+    total = 0.5 * ((values - 1 - np.log(values)).sum(axis=-1) + ((gap[:, None] @ inside) ** 2).sum(axis=(1, 2)))
+    reach = 1 + np.maximum(np.abs(level), np.abs(gap)).max(axis=-1, initial=0)
+    beyond = np.abs(gap[:, None] @ outside).max(axis=(1, 2), initial=0) > np.sqrt(floor) * reach
+    wide = (outside * (cov @ outside)).sum(axis=1).max(axis=-1, initial=0) > np.sqrt(floor)
+    return np.where(narrow | beyond | wide, np.inf, total).astype(cov_q.dtype)
 
 
 def is_shared(cov: Array) -> bool:

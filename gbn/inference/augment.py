@@ -102,14 +102,9 @@ def twin(
         {n: v for n, v in facts.values.items() if n not in counterpart},
         {n: v for n, v in facts.masks.items() if n not in counterpart},
         {n: v for n, v in facts.do.items() if n in net.vertices and n not in action}
-        | {n: set_to_all(action[n], net[n], facts.samples) for n in action},
+        | {n: facts.do.get(counterpart[n], value) for n, value in action.items()},
     )
     return facts, shown, counterpart
-
-
-def set_to_all(value: Array, vertex: Vertex, samples: int) -> Array:
-    """A value set from outside, for every sample."""
-    return np.broadcast_to(value, (samples, *vertex.shape)) if vertex.plated else value
 
 
 def _counterpart(world: GaussianBayesNet, vertex: Vertex, counterpart: Mapping[str, str]) -> str:

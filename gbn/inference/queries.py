@@ -9,6 +9,7 @@ import numpy as np
 
 from gbn.errors import InferenceError, UnknownNameError
 from gbn.evidence import Evidence
+from gbn.graph import linear_given
 from gbn.inference import check_options, query, solver
 from gbn.inference.augment import seen_as, twin
 from gbn.joint import divergence
@@ -54,7 +55,7 @@ def most_probable(post: Posterior) -> Mapping[str, Array]:
     the point of least free energy, found by predictive coding.
     """
     exact = post.engine == "exact" and (
-        post.asked.net.is_linear() or post.diagnostics.get("operating_point") == "equilibrium"
+        post.diagnostics.get("operating_point") == "equilibrium" or linear_given(post.asked)
     )
     if exact or (post.engine == "pc" and post.diagnostics.get("prediction") == "live"):
         return post.mean
@@ -103,9 +104,9 @@ def counterfactual(
     for name in chosen:
         if name not in net.vertices:
             raise UnknownNameError("target", name, net.vertices)
-    check_options(engine, options)
     if "soft" in options:
-        raise InferenceError("soft evidence on counterfactuals is not available")
+        raise InferenceError("soft: a counterfactual takes hard evidence only; give a noisy copy of the vertex instead")
+    check_options(engine, options)
     facts, shown, counterpart = twin(net, evidence, do, chosen)
     asked = [counterpart.get(name, name) for name in chosen]
     post = solver(engine)(facts.net, facts, asked, **options)
