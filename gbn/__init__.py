@@ -18,6 +18,7 @@ from gbn.errors import (
 )
 from gbn.gaussian import Covariance, Gaussian
 from gbn.inference import gradient, query
+from gbn.inference.side_by_side import compare_engines
 from gbn.io import load, save
 from gbn.net import GaussianBayesNet, Vertex
 from gbn.posterior import Posterior
@@ -44,6 +45,7 @@ __all__ = [
     "UnknownNameError",
     "Vertex",
     "compare",
+    "compare_engines",
     "convert",
     "gradient",
     "load",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +17,10 @@ from gbn.gaussian import Conditional
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet, Vertex
 
-__all__ = ["Evidence"]
+__all__ = ["Evidence", "columns", "named_arrays"]
 
 Array = np.ndarray[Any, Any]
+_ENTRY = re.compile(r"(?P<name>.*)\[(?P<index>\d+(\s*,\s*\d+)*)\]", re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,23 +43,24 @@ class Evidence:
     def read(
         cls,
         net: GaussianBayesNet,
-        values: Mapping[str, Any] | None = None,
-        do: Mapping[str, Any] | None = None,
+        values: Any = None,
+        do: Any = None,
         samples: int | None = None,
     ) -> Evidence:
         """Check and normalise what a person gives.
 
         Args:
             values: name -> array of shape (samples, *event), NaN where missing; one row may come without its sample
-                axis.  Labels: see :mod:`gbn.likelihoods`.
-            do: name -> array; complete.
+                axis.  Labels: see :mod:`gbn.likelihoods`.  A pandas DataFrame, or a Series for one row, serves too:
+                see :func:`named_arrays`.
+            do: name -> array, or a table; complete.
             samples: number of rows, where no array says it (default 1).
 
         Raises:
             UnknownNameError: with near matches.
             ShapeError, EvidenceError: naming the vertex, what was got and what was expected.
         """
-        values, do = dict(values or {}), dict(do or {})
+        values, do = named_arrays(net, values), named_arrays(net, do, "do")
         both = sorted(set(values) & set(do))
         if both:
             raise EvidenceError(f"{both[0]!r} is given both as evidence and in do=, which cuts it off; choose one")
@@ -113,6 +117,92 @@ class Evidence:
 
     def _is_label(self, name: str) -> bool:
         return self.net.vertices[name].kind == "likelihood"
+
+
+def columns(vertex: Vertex) -> list[str]:
+    """Names of the entries of a vertex as columns of a table: ``name`` for a single one, else ``name[i, j]``."""
+    if vertex.size == 1:
+        return [vertex.name]
+    return [f"{vertex.name}[{', '.join(map(str, index))}]" for index in np.ndindex(vertex.shape)]
+
+
+def named_arrays(net: GaussianBayesNet, given: Any, argument: str = "evidence") -> dict[str, Any]:
+    """Evidence by vertex: a mapping as it is, a pandas table by its columns.
+
+    A column is named ``vertex`` where the vertex has one entry, ``vertex[i]`` or ``vertex[i, j]`` for one entry of a
+    larger one; entries without a column are missing.  A categorical label takes its class as ``label`` (``label[i]``
+    where there are labels at several places), or a probability for each class as ``label[class, ...]``.  Rows are
+    samples, in order (the table's index is not read); a Series is one row.
+
+    Raises:
+        UnknownNameError: a column of no vertex, with near matches.
+        ShapeError, EvidenceError: naming the column or the argument.
+    """
+    if given is None:
+        return {}
+    pandas = sys.modules.get("pandas")  # whoever has a table has imported it
+    if pandas is not None and isinstance(given, pandas.Series):
+        given = given.to_frame().T
+    if pandas is not None and isinstance(given, pandas.DataFrame):
+        return _from_table(net, given)
+    if not isinstance(given, Mapping):
+        raise EvidenceError(
+            f"{argument}: got {type(given).__name__}, expected a mapping from names to arrays, or a pandas DataFrame"
+        )
+    return dict(given)
+
+
+def _from_table(net: GaussianBayesNet, table: Any) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    taken: dict[tuple[str, tuple[int, ...]], str] = {}
+    for position, column in enumerate(table.columns):
+        vertex, index, shape = _place(net, column)
+        array = arrays.setdefault(vertex.name, np.full((len(table), *shape), np.nan))
+        if array.shape[1:] != shape:
+            raise EvidenceError(f"column {column!r}: give either the label {vertex.name!r} or its classes, not both")
+        if (vertex.name, index) in taken:
+            raise EvidenceError(f"column {column!r} gives the same entry as column {taken[vertex.name, index]!r}")
+        taken[vertex.name, index] = column
+        entry: Any = (slice(None), *index)
+        array[entry] = _numbers(table.iloc[:, position], column)
+    return arrays
+
+
+def _place(net: GaussianBayesNet, column: Any) -> tuple[Vertex, tuple[int, ...], tuple[int, ...]]:
+    """What a column speaks of: the vertex, the index into an array of it, and the shape of that array's rows."""
+    name, suffix = column, ""
+    index: tuple[int, ...] = ()
+    found = None if column in net.vertices else _ENTRY.fullmatch(str(column))
+    if found:
+        name, suffix = found["name"], f"[{found['index']}]"
+        index = tuple(int(i) for i in found["index"].split(","))
+    if name not in net.vertices:
+        raise UnknownNameError("column", column, [n + suffix for n, v in net.vertices.items() if v.plated])
+    vertex = net.vertices[name]
+    if not vertex.plated:
+        raise EvidenceError(
+            f"column {column!r}: {name!r} is a {vertex.kind}, shared by all samples; a table holds what differs by row"
+        )
+    event = vertex.shape
+    if vertex.op == "categorical" and len(index) == len(event) - 1:
+        event = event[1:]
+    elif not found and vertex.size == 1:
+        index = (0,) * len(event)
+    if len(index) != len(event) or any(i >= size for i, size in zip(index, event, strict=True)):
+        known = columns(vertex)
+        raise ShapeError(
+            f"column {column!r}: {name!r} has the shape {vertex.shape}; expected "
+            + (f"the column {known[0]!r}" if len(known) == 1 else f"columns {known[0]!r} to {known[-1]!r}")
+        )
+    return vertex, index, event
+
+
+def _numbers(series: Any, column: str) -> Array:
+    try:
+        array: Array = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise EvidenceError(f"column {column!r}: expected numbers, got {series.dtype} ({error})") from None
+    return array
 
 
 def _read(net: GaussianBayesNet, name: str, value: Any) -> Array:

@@ -456,7 +456,7 @@ class GaussianBayesNet:
         Returns:
             name -> value, shape (samples, *event), or the event alone for parameters; labels hold probabilities.
         """
-        evidence = Evidence.read(self, do=inputs or {})
+        evidence = Evidence.read(self, do=inputs)
         values, _ = self.evaluate(evidence.do, evidence.samples)
         for name in self.labels:
             if name not in values:
@@ -551,8 +551,8 @@ class GaussianBayesNet:
     def query(
         self,
         targets: str | Sequence[str] | None = None,
-        evidence: Mapping[str, Any] | None = None,
-        do: Mapping[str, Any] | None = None,
+        evidence: Any = None,
+        do: Any = None,
         engine: str = "exact",
         **options: Any,
     ) -> Posterior:
@@ -560,6 +560,34 @@ class GaussianBayesNet:
         from gbn.inference import query
 
         return query(self, targets, evidence, do, engine, **options)
+
+    def counterfactual(
+        self, evidence: Any, do: Any, targets: str | Sequence[str] | None = None, **options: Any
+    ) -> Posterior:
+        """What would have been under ``do``; see :func:`gbn.inference.queries.counterfactual`."""
+        from gbn.inference.queries import counterfactual
+
+        return counterfactual(self, evidence, do, targets, **options)
+
+    def mutual_information(
+        self, a: str | Sequence[str], b: str | Sequence[str], evidence: Any = None, **options: Any
+    ) -> Array:
+        """I(a; b | evidence) in nats; see :func:`gbn.inference.queries.mutual_information`."""
+        from gbn.inference.queries import mutual_information
+
+        return mutual_information(self, a, b, evidence, **options)
+
+    def d_separated(self, a: str | Sequence[str], b: str | Sequence[str], given: str | Sequence[str] = ()) -> bool:
+        """Whether the graph makes two groups independent; see :func:`gbn.graph.d_separated`."""
+        from gbn.graph import d_separated
+
+        return d_separated(self, a, b, given)
+
+    def markov_blanket(self, name: str) -> tuple[str, ...]:
+        """The variables that shield a vertex from all others; see :func:`gbn.graph.markov_blanket`."""
+        from gbn.graph import markov_blanket
+
+        return markov_blanket(self, name)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write one ``.gbn`` file; see :func:`gbn.io.save`."""

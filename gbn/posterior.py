@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from gbn.errors import UnknownNameError
+from gbn.evidence import columns
+from gbn.joint import Joint, is_shared
 
 if TYPE_CHECKING:
     import pandas
@@ -88,6 +90,8 @@ class Posterior:
         converged: whether the engine arrived.
         history: one mapping per round.
         diagnostics: the engine's own figures: what is exact, what is approximate.
+        options: what the engine was told.
+        asked: the evidence as the engine saw it, soft evidence included.
     """
 
     def __init__(
@@ -107,6 +111,8 @@ class Posterior:
         self._solution = solution
         self.converged, self.history = converged, list(history)
         self.diagnostics = dict(diagnostics or {})
+        self.options: Mapping[str, Any] = {}
+        self.asked = evidence
         self.mean: Mapping[str, Array] = _ByName(self.targets, solution.mean)
         self.var: Mapping[str, Array] = _ByName(self.targets, solution.variance)
         self.std: Mapping[str, Array] = _ByName(self.targets, lambda name: np.sqrt(self.var[name]))
@@ -134,10 +140,76 @@ class Posterior:
         Raises:
             UnknownNameError: not a target.
         """
-        for name in (a, b or a):
+        self._check_targets([a, b or a])
+        return self._solution.covariance(a, b or a)
+
+    def joint(self, names: Sequence[str] | None = None) -> Joint:
+        """Some targets (None: all) as one Gaussian vector for each sample.
+
+        Returns:
+            ``.mean`` of shape (samples, n) and ``.cov`` of shape (samples, n, n), n the entries of all of them in the
+            order named; with ``.condition``, ``.marginal``, ``.entropy`` and ``.mutual_information``.
+
+        Raises:
+            UnknownNameError: not a target.
+            InferenceError: a label, or an engine without covariances.
+        """
+        chosen = self.targets if names is None else (names,) if isinstance(names, str) else tuple(names)
+        self._check_targets(chosen)
+        samples = self.evidence.samples
+        covs = {(a, b): self.cov(a, b) for i, a in enumerate(chosen) for b in chosen[i:]}
+        blocks = [[covs[a, b] if (a, b) in covs else np.swapaxes(covs[b, a], 1, 2) for b in chosen] for a in chosen]
+        if all(is_shared(cov) for cov in covs.values()):
+            blocks = [[cov[:1] for cov in row] for row in blocks]
+        cov: Array = np.block(blocks)
+        sizes = [(samples, self.net[name].size) for name in chosen]
+        means = [
+            np.broadcast_to(self.mean[n].reshape(-1, size[1]), size) for n, size in zip(chosen, sizes, strict=True)
+        ]
+        events = tuple(self.net[name].shape or (1,) for name in chosen)
+        mean = np.concatenate(means, axis=1)
+        return Joint(chosen, events, mean, np.broadcast_to(cov, (samples, *cov.shape[1:])))
+
+    def conditional(self, targets: str | Sequence[str], given: Mapping[str, Any]) -> Joint:
+        """The posterior of some targets, given values of other targets besides the evidence.
+
+        Args:
+            given: vertex -> array of shape (samples, *event), or one row; complete.
+
+        Raises:
+            As :meth:`joint` and :meth:`gbn.joint.Joint.condition`.
+        """
+        chosen = [targets] if isinstance(targets, str) else list(targets)
+        return self.joint([*chosen, *given]).condition(given)
+
+    @property
+    def map(self) -> Mapping[str, Array]:
+        """target -> its most probable value, shape (samples, *event).
+
+        The mean in a linear-Gaussian net; elsewhere the point of least free energy, which is searched for.
+        """
+        from gbn.inference.queries import most_probable
+
+        return most_probable(self)
+
+    def kl(self, name: str) -> Array:
+        """KL(posterior ‖ prior) of a target: what the evidence says of it, in nats.
+
+        The prior is the answer of the same engine without evidence; inputs without a prior, and interventions,
+        are kept.  It is ∞ where entries are observed, and 0 where the prior is certain already.  Shape: (samples,).
+
+        Raises:
+            UnknownNameError: not a target.
+            InferenceError: a label, or an engine without covariances.
+        """
+        from gbn.inference.queries import divergence_from_prior
+
+        return divergence_from_prior(self, name)
+
+    def _check_targets(self, names: Sequence[str]) -> None:
+        for name in names:
             if name not in self.mean:
                 raise UnknownNameError("target", name, self.targets, "name it in the query's targets")
-        return self._solution.covariance(a, b or a)
 
     def sample(self, n: int = 1, rng: np.random.Generator | int | None = None) -> dict[str, Array]:
         """Joint posterior draws of the targets.
@@ -157,10 +229,16 @@ class Posterior:
         """The objective the engine minimised, in nats.  Shape: (samples,)."""
         return self._solution.free_energy()
 
-    def to_frame(self, std: bool = True) -> pandas.DataFrame:
-        """A long table: sample, vertex, index, observed, mean and (where the engine gives it) std."""
+    def to_frame(self, std: bool = True, wide: bool = False) -> pandas.DataFrame:
+        """A table: sample, vertex, index, observed, mean and (where the engine gives it) std.
+
+        wide: a row for each sample instead, with a column ``name`` or ``name[i, j]`` for the mean of every entry, as
+            evidence may be given, and ``std(name[i, j])``; vertices with a value per sample only.
+        """
         import pandas as pd
 
+        if wide:
+            return pd.DataFrame(self._wide(std), index=pd.RangeIndex(self.evidence.samples, name="sample"))
         parts = []
         for name in self.targets:
             rows = self.evidence.samples if self.net[name].plated else 1
@@ -178,6 +256,17 @@ class Posterior:
                 columns["std"] = self.std[name].reshape(-1)
             parts.append(pd.DataFrame(columns))
         return pd.concat(parts, ignore_index=True)
+
+    def _wide(self, std: bool) -> dict[str, Array]:
+        out: dict[str, Array] = {}
+        for name in self.targets:
+            if self.net[name].plated:
+                labels = columns(self.net[name])
+                out |= zip(labels, self.mean[name].reshape(self.evidence.samples, -1).T, strict=True)
+                if std:
+                    spread = self.std[name].reshape(self.evidence.samples, -1).T
+                    out |= zip([f"std({label})" for label in labels], spread, strict=True)
+        return out
 
     def _observed(self, name: str) -> Array:
         evidence, vertex = self.evidence, self.net[name]

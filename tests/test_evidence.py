@@ -1,9 +1,11 @@
 """Evidence in one form."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from gbn.evidence import Evidence
+from gbn.errors import EvidenceError, ShapeError, UnknownNameError
+from gbn.evidence import Evidence, columns
 from gbn.net import GaussianBayesNet
 
 NAN = np.nan
@@ -99,3 +101,107 @@ def test_interventions(net):
     read = Evidence.read(net, {}, {"d": np.ones((3, 2, 3))})
     assert set(read.do) == {"d"}
     assert not read.values
+
+
+H = [f"h[{i}, {j}]" for i in range(2) for j in range(3)]
+
+
+def same(net, table, arrays, **do):
+    """A table says what arrays say."""
+    got, expected = Evidence.read(net, table, **do), Evidence.read(net, arrays)
+    assert got.samples == expected.samples
+    for part in ("values", "masks", "do"):
+        a, b = getattr(got, part), getattr(expected, part)
+        assert set(a) == set(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+            assert a[name].dtype == b[name].dtype
+
+
+def test_a_table_has_a_column_for_each_entry(net):
+    rng = np.random.default_rng(0)
+    h, s = rng.normal(size=(4, 2, 3)), rng.normal(size=(4, 1))
+    h[1, 0, 2] = s[3] = NAN
+    table = pd.DataFrame(h.reshape(4, 6), columns=H, index=[7, 7, 1, 0])
+    table["s"] = s[:, 0]
+    same(net, table, {"h": h, "s": s})
+    same(net, table[[*H[::-1], "s"]], {"h": h, "s": s})
+    same(net, table.rename(columns={"h[1, 2]": "h[1,2]", "s": "s[0]"}), {"h": h, "s": s})
+    h[:, 1] = NAN
+    same(net, table[[*H[:3], "s"]], {"h": h, "s": s})
+    same(net, table.astype("Float64"), {"h": np.where(np.isnan(table[H]), NAN, table[H]).reshape(4, 2, 3), "s": s})
+
+
+def test_a_series_is_one_row(net):
+    table = pd.DataFrame([[1.0, 2.0, 3, 0], [NAN, 0.0, 4, 1]], columns=["h[0, 0]", "s", "c", "h[1, 1]"])
+    h = np.full((1, 2, 3), NAN)
+    h[0, 1, 1] = 1
+    same(net, table.iloc[1], {"h": h, "s": 0.0, "c": 4})
+    same(net, pd.Series({"s": 2, "c": None}, dtype=object), {"s": 2.0, "c": NAN})
+
+
+def test_labels_as_columns(net):
+    table = pd.DataFrame({"c": [0, 5], "b[1]": [True, False], "b[4]": [0.5, NAN]})
+    b = np.full((2, 6), NAN)
+    b[:, 1], b[0, 4] = [1, 0], 0.5
+    same(net, table, {"c": [0, 5], "b": b})
+    share = np.array([[0.5, 0.5, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1.0]])
+    same(net, pd.DataFrame(share, columns=[f"c[{k}]" for k in range(6)]), {"c": share})
+    net.add("planes", "Reshape", ["z"], shape=[-1, 3, 2])
+    net.add_likelihood("p", "categorical", "planes")
+    same(net, pd.DataFrame({"p[0]": [2, 1], "p[1]": [NAN, 0]}), {"p": [[2, NAN], [1, 0]]})
+
+
+def test_interventions_and_inputs_as_tables(net):
+    table = pd.DataFrame({"x[0]": [1.0, 2.0], "x[1]": [3.0, 4.0]})
+    same(net, table, {"x": [[1.0, 3.0], [2.0, 4.0]]})
+    read = Evidence.read(net, table, pd.DataFrame({"s": [1.0, 2.0]}))
+    np.testing.assert_array_equal(read.do["s"], [[1], [2]])
+    np.testing.assert_array_equal(net.forward(table)["x"], [[1, 3], [2, 4]])
+
+
+def test_a_name_may_look_like_an_entry(net):
+    net.add_input("s[0]", 1, mean=0.0, cov=1.0)
+    assert set(Evidence.read(net, pd.DataFrame({"s[0]": [1.0]})).values) == {"s[0]"}
+    assert columns(net["h"]) == H
+    assert columns(net["s"]) == ["s"]
+
+
+@pytest.mark.parametrize(
+    "table, error, message",
+    [
+        ({"hh[0, 1]": [1.0]}, UnknownNameError, r"unknown column 'hh\[0, 1\]': did you mean 'h\[0, 1\]'"),
+        ({"S": [1.0]}, UnknownNameError, "unknown column 'S': known are 'x', 's', 'h'"),
+        ({0: [1.0]}, UnknownNameError, "unknown column 0: known are"),
+        ({"h": [1.0]}, ShapeError, r"column 'h': 'h' has the shape \(2, 3\); expected columns 'h\[0, 0\]' to"),
+        ({"h[1]": [1.0]}, ShapeError, r"column 'h\[1\]': 'h' has the shape \(2, 3\)"),
+        ({"h[2, 0]": [1.0]}, ShapeError, r"column 'h\[2, 0\]': 'h' has the shape \(2, 3\)"),
+        ({"s[1]": [1.0]}, ShapeError, r"column 's\[1\]': 's' has the shape \(1,\); expected the column 's'"),
+        ({"c[6]": [1.0]}, ShapeError, r"column 'c\[6\]': 'c' has the shape \(6,\)"),
+        ({"c": [1], "c[0]": [1.0]}, EvidenceError, r"'c\[0\]': give either the label 'c' or its classes, not both"),
+        ({"c[0]": [1.0]}, EvidenceError, "'c': some classes of a row are NaN"),
+        ({"s": [1.0], "s[0]": [1.0]}, EvidenceError, r"column 's\[0\]' gives the same entry as column 's'"),
+        ({"s": ["tall"]}, EvidenceError, "column 's': expected numbers, got "),
+        ({"s": [np.inf]}, EvidenceError, "'s': got an infinite value"),
+        ({"h.x.weight[0, 0]": [1.0]}, EvidenceError, r"'h.x.weight' is a parameter, shared by all samples; a table"),
+        ({"x[0]": [1.0]}, EvidenceError, "'x': 1 entries are NaN, but an input without a prior must be observed whole"),
+        ({"s": []}, EvidenceError, "no rows"),
+    ],
+)
+def test_bad_columns(net, table, error, message):
+    with pytest.raises(error, match=message):
+        Evidence.read(net, pd.DataFrame(table))
+
+
+def test_tables_of_other_lengths_and_other_things(net):
+    with pytest.raises(EvidenceError, match=r"different numbers of samples \('s': 2, 'h': 3\)"):
+        Evidence.read(net, pd.DataFrame({"s": [1.0, 2.0]}), {"h": np.zeros((3, 2, 3))})
+    with pytest.raises(
+        EvidenceError, match="evidence: got ndarray, expected a mapping from names to arrays, or a pand"
+    ):
+        Evidence.read(net, np.zeros(3))
+    with pytest.raises(EvidenceError, match="do: got list, expected a mapping"):
+        Evidence.read(net, None, [1])
+    repeated = pd.DataFrame([[1.0, 2.0]], columns=["s", "s"])
+    with pytest.raises(EvidenceError, match="column 's' gives the same entry as column 's'"):
+        Evidence.read(net, repeated)

@@ -138,6 +138,21 @@ def test_a_table_of_parameters():
         assert len(frame) == 6 + 3 * samples
 
 
+def test_a_wide_table_is_evidence_again(net, post):
+    wide = post.to_frame(wide=True)
+    assert wide.shape == (2, 2 * (2 + 3 + 2))
+    assert wide.index.name == "sample"
+    np.testing.assert_array_equal(wide[["h1[0]", "h1[1]", "h1[2]"]], post.mean["h1"])
+    np.testing.assert_array_equal(wide[["std(x[0])", "std(x[1])"]], post.std["x"])
+    again = net.query(["y.bias", "a1"], post.to_frame(std=False, wide=True)[["x[0]", "x[1]", "y[0]", "y[1]"]])
+    np.testing.assert_array_equal(again.evidence.values["x"], post.mean["x"])
+    assert list(again.to_frame(std=False, wide=True).columns) == ["a1[0]", "a1[1]", "a1[2]"]
+    scalar = GaussianBayesNet()
+    scalar.add_input("t", 1, mean=2.0, cov=1.0)
+    scalar.add_likelihood("label", "bernoulli", "t")
+    assert list(scalar.query().to_frame(std=False, wide=True).columns) == ["t", "label"]
+
+
 def test_shared_vertices_under_exact(net):
     """Plain parameters are certain: their value, and no variance."""
     post = net.query(["y.bias", "x"], {"y": [[0.5, 0.1]] * 3})

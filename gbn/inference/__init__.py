@@ -35,12 +35,22 @@ def solver(name: str) -> Callable[..., Posterior]:
     return solve
 
 
+def check_options(engine: str, options: Mapping[str, Any]) -> None:
+    """Raise UnknownNameError at an option that the engine does not have."""
+    known = [p.name for p in signature(solver(engine)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"option of engine {engine!r}", option, known)
+
+
 def query(
     net: GaussianBayesNet,
     targets: str | Sequence[str] | None = None,
-    evidence: Mapping[str, Any] | None = None,
-    do: Mapping[str, Any] | None = None,
+    evidence: Any = None,
+    do: Any = None,
     engine: str = "exact",
+    *,
+    soft: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Posterior:
     """The posterior of some vertices given others.
@@ -48,28 +58,42 @@ def query(
     Args:
         targets: names (None: every vertex that has a value per sample).
         evidence: name -> array of shape (samples, *event), NaN where missing; labels as integers or one-hot rows.
-        do: name -> array; interventions, which cut the vertex off from its parents.
+            Or a pandas DataFrame (a Series for one row) with a column for each vertex, or entry ``name[i, j]``: see
+            :func:`gbn.evidence.named_arrays`.
+        do: in the same forms, complete; interventions, which cut the vertex off from its parents.
         engine: "exact" (the linear-Gaussian posterior at an operating point), "pc" (predictive coding)
             or "vmp" (mean-field variational message passing).
+        soft: vertex -> (value, cov): the likelihood N(value; x, cov) of a Gaussian vertex x, with noise or without.
+            value as in ``evidence`` (NaN: nothing is said of that entry); cov a number, an array over the event, or
+            a matrix.  It counts as evidence in ``log_evidence``.
         options: of the engine.
 
     Raises:
         UnknownNameError: unknown vertex, engine or option, with near matches.
-        EvidenceError, ShapeError: unusable evidence, naming the vertex.
+        EvidenceError, ShapeError, CovarianceError: unusable evidence, naming the vertex.
         InferenceError: the engine cannot answer this query.
     """
     solve = solver(engine)
-    read = Evidence.read(net, evidence, do)
+    read = Evidence.read(net, evidence, do) if not soft else _with_soft(net, evidence, do, soft)
     names = [targets] if isinstance(targets, str) else targets
     chosen = [n for n, v in net.vertices.items() if v.plated] if names is None else list(names)
     for name in chosen:
         if name not in net.vertices:
             raise UnknownNameError("target", name, net.vertices)
-    known = [p.name for p in signature(solve).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"option of engine {engine!r}", option, known)
-    return solve(net, read, chosen, **options)
+    check_options(engine, options)
+    post = solve(read.net, read, chosen, **options)
+    post.options = options
+    if not soft:
+        return post
+    from gbn.inference.augment import seen_as
+
+    return seen_as(post, Evidence.read(net, evidence, do, read.samples), chosen)
+
+
+def _with_soft(net: GaussianBayesNet, evidence: Any, do: Any, soft: Mapping[str, Any]) -> Evidence:
+    from gbn.inference.augment import with_soft
+
+    return with_soft(net, evidence, do, soft)
 
 
 def gradient(net: GaussianBayesNet, evidence: Evidence | Mapping[str, Any], names: Any = None) -> dict[str, Any]:
