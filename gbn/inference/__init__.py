@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "gradient", "query", "solver"]
 
-ENGINES = {"exact": "gbn.inference.exact", "pc": "gbn.inference.predictive_coding"}
+ENGINES = {
+    "bp": "gbn.inference.bp",
+    "exact": "gbn.inference.exact",
+    "pc": "gbn.inference.predictive_coding",
+}
 
 
 def solver(name: str) -> Callable[..., Posterior]:
@@ -45,7 +49,8 @@ def query(
         targets: names (None: every vertex that has a value per sample).
         evidence: name -> array of shape (samples, *event), NaN where missing; labels as integers or one-hot rows.
         do: name -> array; interventions, which cut the vertex off from its parents.
-        engine: "exact" (the linear-Gaussian posterior at an operating point) or "pc" (predictive coding).
+        engine: "exact" (the linear-Gaussian posterior at an operating point), "bp" (belief propagation) or "pc"
+            (predictive coding).
         options: of the engine.
 
     Raises:
