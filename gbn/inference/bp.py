@@ -5,8 +5,9 @@
     belief:  K_i = K_ii + Σ_k P_{k→i},         mean K_i⁻¹ (h_i + Σ_k h_{k→i}),  covariance K_i⁻¹
 
 On a forest two passes, to the roots and back, are exact (Pearl 1988; Weiss & Freeman, Neural Computation 2001).  With
-loops the messages are repeated; where they settle the means are exact and the covariances are not.  Walk-summability
-(Malioutov, Johnson & Willsky, JMLR 2006), here for blocks, guarantees that they do::
+loops the messages are repeated; where they settle the means are exact and the covariances are not, and where a
+precision stops being positive definite there is no answer.  Walk-summability (Malioutov, Johnson & Willsky, JMLR
+2006), here for blocks, guarantees that they settle::
 
     ρ < 1,   ρ the spectral radius of the matrix of norms ‖K_ii^{-1/2} K_ij K_jj^{-1/2}‖₂, i ≠ j
 """
@@ -233,10 +234,7 @@ class _Messages:
 
     def regression(self, i: str, j: str) -> Array:
         """The matrix of E[d_i | d_j] in what i's side of the edge knows: -K_{i\\j}⁻¹ K_ij."""
-        try:
-            return -np.linalg.solve(self.cavity(i, j)[0], self.system.block(i, j))
-        except np.linalg.LinAlgError:
-            raise _no_density(i) from None
+        return -_Density(self.cavity(i, j)[0], i).cov @ self.system.block(i, j)
 
     def fresh(self, edge: Edge) -> Message:
         """The message that i would send to j now."""
@@ -247,7 +245,9 @@ class _Messages:
             precision = (precision + np.swapaxes(precision, 1, 2)) / 2
             potential = by_pattern(gain, self.cavity(i, j)[1], self.system.pattern)
         if not (np.isfinite(precision).all() and np.isfinite(potential).all()):
-            raise _no_density(i)
+            raise InferenceError(
+                f"belief propagation: the messages from {i!r} overflowed; raise damping, or use engine='exact'"
+            )
         return precision, potential
 
     def two_passes(self) -> None:
@@ -310,7 +310,12 @@ class _Density:
         try:
             factor = np.linalg.cholesky(precision)
         except np.linalg.LinAlgError:
-            raise _no_density(name) from None
+            # Precisions fall from round to round, so what is lost here no later round and no damping brings back.
+            raise InferenceError(
+                f"belief propagation: the precision of {name!r} is not positive definite: loops count the same "
+                "information too often (or the net is nearly singular in float64), so there is no answer; join "
+                "vertices on loops into larger ones, or use engine='exact'"
+            ) from None
         self.root = np.linalg.inv(factor)
         self.logdet = 2 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
 
@@ -318,14 +323,6 @@ class _Density:
     def cov(self) -> Array:
         """K⁻¹."""
         return np.swapaxes(self.root, 1, 2) @ self.root
-
-
-def _no_density(name: str) -> InferenceError:
-    return InferenceError(
-        f"belief propagation: what reaches {name!r} is no density (its precision is not positive definite, or the "
-        "messages overflowed), so there is no answer; raise damping, join vertices on loops into larger ones, or use "
-        "engine='exact'"
-    )
 
 
 class _Beliefs:

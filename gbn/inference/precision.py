@@ -3,12 +3,12 @@
 Deterministic vertices are eliminated on the way down: what depends on hidden deviations d_j does so through its total
 Jacobian T_j, over all paths of deterministic vertices.  Every vertex with noise is then a factor, and so is a label::
 
-    error  ε_i + A_i d,  A_i = [I at i, -T at the hidden vertices above]       energy  ½ (ε_i + A_i d)ᵀ Λ_i (ε_i + A_i d)
-    label  score s, Fisher information W = L Lᵀ at the logits                  energy  -sᵀ T d + ½ dᵀ Tᵀ W T d
+    error  ε_i + A_i d,  A_i = [I at i, -T at those above]       energy  ½ (ε_i + A_i d)ᵀ Λ_i (ε_i + A_i d)
+    label  score s, Fisher information W = L Lᵀ at the logits    energy  -sᵀ T d + ½ dᵀ Tᵀ W T d
 
     K = Σ_i A_iᵀ Λ_i A_i + Σ Tᵀ W T,      h = -Σ_i A_iᵀ Λ_i ε_i + Σ Tᵀ s,      energy(d) = energy(0) - hᵀ d + ½ dᵀ K d
 
-Two hidden vertices are neighbours where their block of K is not zero: the moral graph without its deterministic vertices.
+Two hidden vertices are neighbours where their block of K is not zero: the moral graph without deterministic ones.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Blocks = Mapping[str, Array]
 class Precision:
     """K and h of the hidden vertices that matter, in float64.
 
-    Matrices have a row for each missingness pattern of a linear net, for each sample of any other, or a single one where
-    all share it; vectors have a row for each sample.  An observed entry of a partly observed vertex is pinned: its row
-    of K is that of the identity, its h is zero.
+    Matrices have a row for each missingness pattern of a linear net, for each sample of any other, or a single one
+    where all share it; vectors have a row for each sample.  An observed entry of a partly observed vertex is pinned:
+    its row of K is that of the identity, its h is zero.
 
     hidden: vertices with noise that are not wholly observed and lie above evidence or above what is wanted.
     neighbours: hidden vertex -> those whose block with it is not zero.
