@@ -96,10 +96,10 @@ def solve(
         "blocks": len(messages.system.hidden),
         "edges": len(messages.edges) // 2,
         "schedule": schedule,
-        "rounds": outcome.rounds if outcome.history else 1,
+        "rounds": 1 if schedule == "tree" else outcome.rounds,
         "messages": messages.sent,
         "walk_summability": radius,
-        "residual": outcome.history[-1]["residual"] if outcome.history else 0.0,
+        "residual": outcome.history[-1]["residual"] if outcome.history else 0.0 if schedule == "tree" else np.inf,
         "stopped": outcome.reason,
         **_claims(messages.order is not None, linear, operating_point),
     }
