@@ -18,6 +18,7 @@ __all__ = ["ENGINES", "gradient", "query", "solver"]
 
 ENGINES = {
     "exact": "gbn.inference.exact",
+    "bp": "gbn.inference.bp",
     "pc": "gbn.inference.predictive_coding",
     "vmp": "gbn.inference.vmp",
 }
@@ -61,8 +62,8 @@ def query(
             Or a pandas DataFrame (a Series for one row) with a column for each vertex, or entry ``name[i, j]``: see
             :func:`gbn.evidence.named_arrays`.
         do: in the same forms, complete; interventions, which cut the vertex off from its parents.
-        engine: "exact" (the linear-Gaussian posterior at an operating point), "pc" (predictive coding)
-            or "vmp" (mean-field variational message passing).
+        engine: "exact" (the linear-Gaussian posterior at an operating point), "pc" (predictive coding),
+            "bp" (Gaussian belief propagation) or "vmp" (mean-field variational message passing).
         soft: vertex -> (value, cov): the likelihood N(value; x, cov) of a Gaussian vertex x, with noise or without.
             value as in ``evidence`` (NaN: nothing is said of that entry); cov a number, an array over the event, or
             a matrix.  It counts as evidence in ``log_evidence``.
