@@ -79,6 +79,11 @@ class Covariance:
         inverse = linalg.solve_triangular(self.cholesky, np.eye(self.size), lower=True)
         return np.asarray(inverse)
 
+    @cached_property
+    def precision(self) -> Array:
+        """Q⁻¹ of the full form, as the product of its roots.  Shape: (size, size)."""
+        return np.asarray(self.inverse_root.T @ self.inverse_root)
+
     def _flat(self, matrix: Array, v: Array) -> Array:
         return (v.reshape(-1, self.size) @ matrix.T.astype(v.dtype, copy=False)).reshape(v.shape)
 

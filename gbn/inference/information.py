@@ -149,7 +149,10 @@ class InformationPosterior(LinearizedPosterior):
         element = np.zeros((max(len(white), len(free)), f, f))
         square = (slice(None), others[:, None], others) if rest is None else (slice(None), rest, rest)
         element[square] = white.swapaxes(1, 2) @ white
-        if noise.form == "full":
+        if noise.form == "full" and free.all():
+            element[:, mine, mine] = noise.precision
+            cross = noise.inverse_root.T @ white
+        elif noise.form == "full":
             root = noise.inverse_root * free[:, None, :]
             element[:, mine, mine] = root.swapaxes(1, 2) @ root
             cross = root.swapaxes(1, 2) @ white
