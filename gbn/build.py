@@ -1,0 +1,410 @@
+"""How a net is built: vertices are added one by one, each checked when it is named.
+
+Nothing is half-built: a call that raises leaves the net as it was.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from gbn import likelihoods, ops
+from gbn.errors import GraphError, ShapeError, UnknownNameError
+from gbn.gaussian import Covariance
+
+__all__ = ["NetBuilder", "Vertex"]
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+_RESERVED = frozenset("/\\\0")
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """One variable of the net.
+
+    kind: "input" (a root), "parameter" or "constant" (shared by the samples), "op", or "likelihood" (a label).
+    shape: the event, i.e. the shape of one sample.
+    plated: whether it has a value per sample.
+    op, attributes: the mean function of an "op"; ``op`` is the likelihood's name for a "likelihood".
+    noise: name of its noise in ``net.noises``; None for a deterministic vertex.
+    value: the array of a parameter or constant; the prior mean of an input (None: it must be observed).
+    trainable: False for what the source model keeps frozen.
+    source: where it comes from in the converted model.
+    """
+
+    name: str
+    kind: str
+    shape: Shape
+    plated: bool
+    parents: tuple[str, ...] = ()
+    op: str | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    noise: str | None = None
+    value: Array | None = None
+    trainable: bool = True
+    source: str | None = None
+
+    @property
+    def random(self) -> bool:
+        """Whether it has noise of its own."""
+        return self.noise is not None
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it must be observed: an input without a prior."""
+        return self.kind == "input" and self.noise is None and self.value is None
+
+    @property
+    def size(self) -> int:
+        """Number of entries of one sample."""
+        return math.prod(self.shape)
+
+
+class NetBuilder:
+    """The part of a net that adds, changes and checks vertices; see :class:`gbn.net.GaussianBayesNet`.
+
+    Args:
+        dtype: of all values (float32 or float64); what is given is converted to it.
+    """
+
+    def __init__(self, dtype: Any = np.float64) -> None:
+        self.dtype = np.dtype(dtype)
+        if self.dtype.kind != "f":
+            raise GraphError(f"dtype: got {self.dtype}, expected a floating-point type such as float32 or float64")
+        self.vertices: dict[str, Vertex] = {}
+        self.noises: dict[str, Covariance] = {}
+        self._outputs: tuple[str, ...] | None = None
+
+    def add_input(self, name: str, shape: Sequence[int] | int, *, mean: Any = None, cov: Any = None) -> str:
+        """A root.  With ``cov`` (and ``mean``, default 0) it has a Gaussian prior; without, it must be observed.
+
+        shape: the event; () is taken as (1,).
+
+        Raises:
+            GraphError, ShapeError, CovarianceError: naming the vertex.
+        """
+        event = tuple(int(size) for size in np.atleast_1d(np.asarray(shape, dtype=int)))
+        if any(size < 1 for size in event):
+            raise ShapeError(f"shape of {name!r}: got {event}, expected positive sizes")
+        self._insert(Vertex(name, "input", event or (1,), plated=True))
+        if mean is not None or cov is not None:
+            try:
+                self.set_prior(name, 0.0 if mean is None else mean, cov)
+            except Exception:
+                del self.vertices[name]
+                raise
+        return name
+
+    def add_parameter(self, name: str, value: Any, *, cov: Any = None, trainable: bool = True) -> str:
+        """A weight, shared by all samples.  With ``cov`` it is a random variable with prior N(value, cov)."""
+        array = self._array(value, name)
+        noise = None if cov is None else Covariance(cov, array.shape, name)
+        self._insert(Vertex(name, "parameter", array.shape, plated=False, value=array, trainable=trainable))
+        self._own_noise(name, noise)
+        return name
+
+    def add_constant(self, name: str, value: Any) -> str:
+        """A fixed array, shared by all samples, that is never learned (a buffer, a positional table)."""
+        array = self._array(value, name)
+        self._insert(Vertex(name, "constant", array.shape, plated=False, value=array, trainable=False))
+        return name
+
+    def add(self, name: str, op: str, parents: Sequence[str], *, cov: Any = None, **attributes: Any) -> str:
+        """A vertex whose mean is an op of its parents.
+
+        Args:
+            name: must be new.
+            op: ONNX operator name, see :data:`gbn.ops.OPS`.
+            parents: names, in the op's order; a name may occur more than once.
+            cov: None (deterministic), a number, an array over the event, a matrix, or the name of a shared noise.
+            attributes: of the op.
+
+        Raises:
+            UnknownNameError: unknown op, attribute, parent or noise, with near matches.
+            GraphError: the op does not take these parents, or it mixes samples.
+            CovarianceError: naming the vertex.
+        """
+        entry = ops.get(op)
+        for parent in parents:
+            self._known(parent, f"parent of {name!r}")
+            if self.vertices[parent].kind == "likelihood":
+                raise GraphError(f"{name!r}: its parent {parent!r} is a label; labels have no children")
+        try:
+            entry.check(len(parents), list(attributes))
+        except GraphError as error:
+            raise GraphError(f"{name!r}: {error}") from None
+        event, plated = self._infer(name, entry, parents, attributes)
+        if isinstance(cov, str):
+            self._known_noise(cov)
+        noise = None if cov is None or isinstance(cov, str) else Covariance(cov, event, name)
+        vertex = Vertex(name, "op", event, plated or cov is not None, tuple(parents), op, dict(attributes))
+        self._insert(vertex)
+        self._own_noise(name, noise)
+        if isinstance(cov, str):
+            try:
+                self.set_noise({name: cov})
+            except ShapeError:
+                del self.vertices[name]
+                raise
+        return name
+
+    def add_linear(
+        self,
+        name: str,
+        parents: Mapping[str, Any],
+        *,
+        bias: Any = None,
+        cov: Any = None,
+        shape: Sequence[int] | None = None,
+    ) -> str:
+        """The textbook CPD N(Σ_p W_p vec(u_p) + b, Q).
+
+        Args:
+            parents: parent -> weight of shape (child, prod(parent event)), or the name of a parameter to tie it to.
+                New weights become parameters ``<name>.<parent>.weight``.
+            bias: shape (child,), or a parameter's name; a new one becomes ``<name>.bias``.
+            shape: event of the vertex, where it is not (child,).
+
+        Raises:
+            As :meth:`add`; the net is unchanged then.
+        """
+        before = len(self.vertices)
+        try:
+            terms: list[str] = []
+            for parent, weight in parents.items():
+                self._known(parent, f"parent of {name!r}")
+                if not isinstance(weight, str):
+                    weight = self.add_parameter(f"{name}.{parent}.weight", np.atleast_2d(weight))
+                terms += [parent, weight]
+                self._check_weight(name, parent, weight)
+            if bias is not None:
+                known = isinstance(bias, str)
+                terms.append(bias if known else self.add_parameter(f"{name}.bias", np.atleast_1d(bias)))
+                self._known(terms[-1], f"bias of {name!r}")
+            self._check_children(name, terms)
+            if not parents and cov is None:
+                raise GraphError(f"{name!r}: a root without noise is a parameter; use add_parameter, or give cov=...")
+            if not terms:
+                raise GraphError(f"{name!r}: a root needs bias=..., its mean")
+            attributes = {} if shape is None else {"shape": list(shape)}
+            return self.add(name, "Linear", terms, cov=cov, **attributes)
+        except Exception:
+            while len(self.vertices) > before:
+                self.vertices.popitem()
+            raise
+
+    def add_likelihood(self, name: str, likelihood: str, parent: str) -> str:
+        """A label below logits: "categorical" (classes on the event's first axis) or "bernoulli"."""
+        likelihoods.get(likelihood)
+        self._known(parent, f"parent of {name!r}")
+        logits = self.vertices[parent]
+        if not logits.plated or (likelihood == "categorical" and not logits.shape):
+            raise GraphError(f"{name!r}: expected logits for each sample, got {parent!r} of shape {logits.shape}")
+        self._insert(Vertex(name, "likelihood", logits.shape, True, (parent,), likelihood))
+        return name
+
+    def add_noise(self, name: str, cov: Any, shape: Sequence[int]) -> str:
+        """A noise that several vertices of one event shape share, and learn together; use its name as their ``cov``."""
+        if name in self.noises or name in self.vertices:
+            what = "noise" if name in self.noises else "vertex"
+            raise GraphError(f"{what} {name!r} exists already; names of vertices and noises must be new")
+        self.noises[name] = Covariance(cov, shape, name)
+        return name
+
+    def set_noise(self, covariances: Mapping[str, Any]) -> None:
+        """Give vertices noise: name -> cov as in :meth:`add` (None makes a vertex deterministic).
+
+        Raises:
+            UnknownNameError, CovarianceError, GraphError: and nothing is changed then.
+        """
+        # Only what changes is set aside: a copy of everything would make building by single calls quadratic.
+        vertices: dict[str, Vertex] = {}
+        noises: dict[str, Covariance] = {}
+        for name, cov in covariances.items():
+            self._known(name)
+            vertex = self.vertices[name]
+            if vertex.kind in ("constant", "likelihood"):
+                raise GraphError(f"{name!r} is a {vertex.kind}: it has no Gaussian noise")
+            if isinstance(cov, str):
+                if cov not in noises:
+                    self._known_noise(cov)
+                shared = noises[cov] if cov in noises else self.noises[cov]
+                if shared.event != vertex.shape:
+                    raise ShapeError(f"{name!r}: got the noise {cov!r} of {shared.event}, expected {vertex.shape}")
+                vertices[name] = replace(vertex, noise=cov, plated=vertex.plated or vertex.kind == "op")
+            elif cov is None:
+                vertices[name] = replace(vertex, noise=None)
+            else:
+                noises[name] = Covariance(cov, vertex.shape, name)
+                vertices[name] = replace(vertex, noise=name, plated=vertex.plated or vertex.kind == "op")
+            if cov is not None:
+                self._check_noisy(vertex)
+        self.vertices.update(vertices)
+        self.noises.update(noises)
+
+    def set_prior(self, name: str, mean: Any, cov: Any) -> None:
+        """Give an input the prior N(mean, cov), so that it need not be observed; cov=None takes it away."""
+        self._known(name)
+        vertex = self.vertices[name]
+        if vertex.kind != "input":
+            raise GraphError(f"{name!r} is a vertex of kind {vertex.kind}: only inputs have priors; use set_noise")
+        if cov is None:
+            if mean is not None:
+                raise GraphError(f"{name!r}: a prior needs cov, not only a mean")
+            self.vertices[name] = replace(vertex, value=None, noise=None)
+            return
+        array = self._array(mean, name)
+        if array.shape not in ((), vertex.shape):
+            raise ShapeError(f"mean of {name!r}: got shape {array.shape}, expected {vertex.shape} or a number")
+        value = np.broadcast_to(array, vertex.shape).copy()
+        value.flags.writeable = False
+        self.vertices[name] = replace(vertex, value=value)
+        try:
+            self.set_noise({name: cov})
+        except Exception:
+            self.vertices[name] = vertex
+            raise
+
+    def set_value(self, name: str, value: Any) -> None:
+        """Replace the array of a parameter or constant by one of the same shape."""
+        self._known(name)
+        vertex = self.vertices[name]
+        if vertex.kind not in ("parameter", "constant"):
+            raise GraphError(f"{name!r} is a vertex of kind {vertex.kind}: only parameters and constants hold a value")
+        array = self._array(value, name)
+        if array.shape != vertex.shape:
+            raise ShapeError(f"value of {name!r}: got shape {array.shape}, expected {vertex.shape}")
+        self.vertices[name] = replace(vertex, value=array)
+
+    def set_outputs(self, names: Sequence[str]) -> None:
+        """Name the outputs, in the order the source model returns them (default: the vertices without children)."""
+        for name in names:
+            self._known(name, "output")
+        self._outputs = tuple(names)
+
+    def describe(self, name: str, *, source: str | None = None, trainable: bool | None = None) -> None:
+        """Record where a vertex comes from in the converted model, or that it is frozen there."""
+        self._known(name)
+        vertex = self.vertices[name]
+        self.vertices[name] = replace(
+            vertex,
+            source=vertex.source if source is None else source,
+            trainable=vertex.trainable if trainable is None else trainable,
+        )
+
+    def _known(self, name: object, kind: str = "vertex") -> None:
+        if name not in self.vertices:
+            raise UnknownNameError(kind, name, self.vertices)
+
+    def _known_noise(self, name: str) -> None:
+        if name not in self.noises:
+            raise UnknownNameError("noise", name, self.noises, "make it with add_noise")
+
+    def _insert(self, vertex: Vertex) -> None:
+        if not isinstance(vertex.name, str) or not vertex.name or _RESERVED & set(vertex.name):
+            raise GraphError(f"vertex name: got {vertex.name!r}, expected a non-empty string without / or \\")
+        if vertex.name in self.vertices:
+            raise GraphError(f"vertex {vertex.name!r} exists already; names must be new")
+        if vertex.name in self.noises:
+            raise GraphError(f"noise {vertex.name!r} exists already; names of vertices and noises must be new")
+        self.vertices[vertex.name] = vertex
+
+    def _check_noisy(self, vertex: Vertex) -> None:
+        """Refuse noise for an input without a mean, and for a shared vertex that others already took as shared."""
+        if vertex.kind == "input" and vertex.value is None:
+            raise GraphError(
+                f"{vertex.name!r} is an input without a prior; use net.set_prior({vertex.name!r}, mean, cov)"
+            )
+        if vertex.kind == "op" and not vertex.plated:
+            children = [n for n, v in self.vertices.items() if vertex.name in v.parents]
+            if children:
+                raise GraphError(
+                    f"{vertex.name!r} is shared by all samples and has the child {children[0]!r}; with noise it would "
+                    "have a value per sample, so give it noise when it is made: net.add(..., cov=...)"
+                )
+
+    def _own_noise(self, name: str, noise: Covariance | None) -> None:
+        if noise is not None:
+            self.noises[name] = noise
+            self.vertices[name] = replace(self.vertices[name], noise=name)
+
+    def _array(self, value: Any, name: str) -> Array:
+        try:
+            array = np.array(value, dtype=self.dtype)
+        except (TypeError, ValueError) as error:
+            raise ShapeError(f"{name!r}: expected an array of numbers, got {type(value).__name__} ({error})") from None
+        if not np.isfinite(array).all():
+            raise GraphError(f"{name!r}: got NaN or infinity, expected finite numbers")
+        array.flags.writeable = False
+        return array
+
+    def _check_weight(self, name: str, parent: str, weight: str) -> None:
+        self._known(weight, f"weight of {name!r}")
+        shape, size = self.vertices[weight].shape, self.vertices[parent].size
+        if len(shape) != 2 or shape[1] != size:
+            raise ShapeError(f"weight of {parent!r} in {name!r}: got shape {shape}, expected (child, {size})")
+
+    def _check_children(self, name: str, terms: Sequence[str]) -> None:
+        """Weights and bias agree on the child's size: numpy would broadcast a 1."""
+        shapes = [self.vertices[term].shape for term in terms[1::2]]
+        bias = self.vertices[terms[-1]].shape if len(terms) % 2 else None
+        sizes = {shape[0] for shape in shapes}
+        if bias is not None and (len(bias) != 1 or (sizes and {bias[0]} != sizes)):
+            child = ", ".join(map(str, sorted(sizes))) or "child"
+            raise ShapeError(f"bias of {name!r}: got shape {bias}, expected ({child},)")
+        if len(sizes) > 1:
+            raise ShapeError(f"weights of {name!r}: got shapes {shapes}, expected the same number of rows")
+
+    def _infer(
+        self, name: str, entry: ops.Op, parents: Sequence[str], attributes: Mapping[str, Any]
+    ) -> tuple[Shape, bool]:
+        """Event shape of an op's result and whether it is per sample, by a trial run on two samples and on one.
+
+        The first of two samples must come out as it does alone: an op that mixes samples or moves their axis fails.
+        """
+        vertices = [self.vertices[p] for p in parents]
+        plated = any(vertex.plated for vertex in vertices)
+        two = [
+            _trial(k, (2, *v.shape) if v.plated else v.shape, self.dtype) if v.value is None or v.plated else v.value
+            for k, v in enumerate(vertices)
+        ]
+        one = [value[:1] if v.plated else value for value, v in zip(two, vertices, strict=True)]
+        try:
+            with np.errstate(all="ignore"):
+                pair = entry(*two, **attributes)[0]
+                single = entry(*one, **attributes)[0] if plated else pair
+        except (ValueError, IndexError, TypeError, ArithmeticError) as error:
+            shapes = ", ".join(f"{v.name!r} {('N, ' if v.plated else '')!s}{v.shape}" for v in vertices)
+            raise GraphError(f"{name!r}: {entry.name} does not take its parents ({shapes}): {error}") from None
+        if entry.name == "Linear" and any(not self.vertices[p].plated for p in parents[: len(parents) - 1 : 2]):
+            raise GraphError(f"{name!r}: parents of a linear CPD have a value per sample; use MatMul between weights")
+        if not plated:
+            # Linear without parents has a row axis already: its vertex is a root with a value per sample.
+            return (pair.shape[1:], True) if entry.name == "Linear" else (pair.shape, False)
+        fits = pair.ndim > 0 and pair.shape[0] == 2 and single.shape == (1, *pair.shape[1:])
+        if not fits or not _alike(pair[:1], single):
+            raise GraphError(
+                f"{name!r}: {entry.name} moves the sample axis or mixes samples (two samples give shape {pair.shape}, "
+                f"one gives {single.shape}); every vertex must keep its samples on axis 0, independent of one another"
+            )
+        return pair.shape[1:], True
+
+
+@lru_cache(maxsize=32)
+def _trial(seed: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
+    """Numbers to try an op on; kept, for a deep net asks for the same again and again."""
+    values: Array = np.random.default_rng(seed).uniform(0.25, 1.0, shape).astype(dtype)
+    values.flags.writeable = False
+    return values
+
+
+def _alike(a: Array, b: Array) -> bool:
+    """np.allclose at single precision, NaN equal to NaN, without its overhead where all is plain."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if (np.abs(a - b) < 1e-5 + 1e-3 * np.abs(b)).all():
+            return True
+    return np.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
