@@ -1,4 +1,4 @@
-"""gbn reads a neural network as a Gaussian Bayes net: convert, query, learn, compare with backprop."""
+"""gbn reads a neural network as a Gaussian Bayes net: convert, query, compare with backprop."""
 
 from gbn.conversion import convert
 from gbn.equivalence import Report, compare

@@ -25,6 +25,7 @@ __all__ = [
     "convolve",
     "convolve_pull_input",
     "convolve_pull_weight",
+    "detached",
     "matmul",
     "max_pool",
     "output_shape",
@@ -432,3 +433,8 @@ def matmul(a: Array, b: Array) -> Array:
     if b.ndim == 2 and a.ndim > 2:
         return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[-1])
     return (b.T @ a.T).T if a.ndim == 2 == b.ndim else np.matmul(a, b)
+
+
+def detached(value: Any) -> Any:
+    """A torch tensor as an array, without its gradient graph; anything else as it is."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") and hasattr(value, "cpu") else value

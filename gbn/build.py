@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gbn import likelihoods, ops
+from gbn.arrays import detached
 from gbn.errors import GraphError, ShapeError, UnknownNameError
 from gbn.gaussian import Covariance
 
@@ -208,7 +209,7 @@ class NetBuilder:
         return name
 
     def add_noise(self, name: str, cov: Any, shape: Sequence[int]) -> str:
-        """A noise that several vertices of one event shape share, and learn together; use its name as their ``cov``."""
+        """A noise that several vertices of one event shape share; use its name as their ``cov``."""
         if name in self.noises or name in self.vertices:
             what = "noise" if name in self.noises else "vertex"
             raise GraphError(f"{what} {name!r} exists already; names of vertices and noises must be new")
@@ -334,7 +335,7 @@ class NetBuilder:
 
     def _array(self, value: Any, name: str) -> Array:
         try:
-            array = np.array(value, dtype=self.dtype)
+            array = np.array(detached(value), dtype=self.dtype)
         except (TypeError, ValueError) as error:
             raise ShapeError(f"{name!r}: expected an array of numbers, got {type(value).__name__} ({error})") from None
         if not np.isfinite(array).all():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gbn.arrays import detached
 from gbn.errors import EvidenceError, ShapeError, UnknownNameError
 from gbn.gaussian import Conditional
 
@@ -75,6 +76,8 @@ class Evidence:
             vertex = net.vertices[name]
             if vertex.plated and len(array) != count:
                 array = np.broadcast_to(array, (count, *array.shape[1:]))
+            if name in do and vertex.kind == "likelihood":
+                raise EvidenceError(f"{name!r} is a label, which nothing depends on: give it as evidence, not in do=")
             missing = _missing(name, array)
             if name in do or vertex.needs_data:
                 _demand_complete(name, missing, intervention=name in do)
@@ -211,11 +214,15 @@ def _read(net: GaussianBayesNet, name: str, value: Any) -> Array:
         raise UnknownNameError("vertex", name, net.vertices)
     vertex = net.vertices[name]
     try:
-        array = np.asarray(value)
+        array = np.asarray(detached(value))
+        array = array.astype(np.float64) if array.dtype.kind == "O" else array
+        if array.dtype.kind not in "buif":
+            raise TypeError(f"entries of type {array.dtype}")
         if array.dtype != net.dtype and vertex.kind != "likelihood":
             array = array.astype(net.dtype)
     except (TypeError, ValueError) as error:
-        raise EvidenceError(f"evidence for {name!r}: expected numbers, got {type(value).__name__} ({error})") from None
+        wanted = "class numbers 0, 1, ..." if vertex.op == "categorical" else "numbers"
+        raise EvidenceError(f"evidence for {name!r}: expected {wanted}, got {type(value).__name__} ({error})") from None
     if not vertex.plated:
         if array.shape != vertex.shape:
             raise ShapeError(f"value of {name!r}: got shape {array.shape}, expected {vertex.shape}")

@@ -65,8 +65,8 @@ def _assign(net: GaussianBayesNet, latents: Any, noise: Any, output_noise: Any, 
     outputs = set(net.outputs)
     hidden = [name for name in chosen if name not in outputs]
     gaussian = [name for name in net.outputs if name not in labelled]
-    covariances = _covariances(net, hidden, noise, named, "noise")
-    covariances |= _covariances(net, gaussian, output_noise, named & outputs, "output_noise")
+    covariances = _covariances(net, gaussian, output_noise, named & outputs, "output_noise")
+    covariances |= _covariances(net, hidden, noise, named, "noise")
     net.set_noise(covariances)
 
 

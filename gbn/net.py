@@ -200,7 +200,7 @@ class GaussianBayesNet(NetBuilder):
         """Ancestral samples of every vertex.
 
         Args:
-            n: number of samples; with ``do`` its arrays decide.
+            n: number of samples; arrays of several rows in ``do`` decide instead.
             rng: a Generator, or a seed.
             do: values of inputs without a prior, or interventions.
 
@@ -208,7 +208,7 @@ class GaussianBayesNet(NetBuilder):
             name -> draw, shape (n, *event).
         """
         rng = np.random.default_rng(rng)
-        evidence = Evidence.read(self, do=do or {}, samples=None if do else n)
+        evidence = Evidence.read(self, do=do or {}, samples=n)
 
         def draw(noise: Covariance, mean: Array) -> Array:
             return mean + noise.root(np.asarray(rng.standard_normal(mean.shape), self.dtype))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from gbn.errors import UnknownNameError
+from gbn.errors import InferenceError, UnknownNameError
 from gbn.evidence import columns
 from gbn.joint import Joint, is_shared
 
@@ -82,7 +82,7 @@ class Posterior:
         engine: which engine answered.
         targets: names asked for.
         mean, var, std: vertex -> array of shape (samples, *event); observed entries hold their value and 0.
-            A label's mean are its probabilities.
+            A label's mean are its probabilities at the mean logits, not averaged over them; ``sample`` averages.
         messages: vertex -> λ, the precision-weighted error; at a parameter it is -∂L/∂θ, L the free energy.
             Shape (samples, *event), or the event alone for parameters.
         surprise: vertex with noise, or label -> its share of the energy at the mean,
@@ -253,9 +253,16 @@ class Posterior:
                 "mean": mean.reshape(-1),
             }
             if std:
-                columns["std"] = self.std[name].reshape(-1)
+                columns["std"] = self._spread(name).reshape(-1)
             parts.append(pd.DataFrame(columns))
         return pd.concat(parts, ignore_index=True)
+
+    def _spread(self, name: str) -> Array:
+        """Standard deviations; NaN where there are none (a label, an engine of point estimates)."""
+        try:
+            return self.std[name]
+        except InferenceError:
+            return np.full_like(self.mean[name], np.nan)
 
     def _wide(self, std: bool) -> dict[str, Array]:
         out: dict[str, Array] = {}
@@ -264,7 +271,7 @@ class Posterior:
                 labels = columns(self.net[name])
                 out |= zip(labels, self.mean[name].reshape(self.evidence.samples, -1).T, strict=True)
                 if std:
-                    spread = self.std[name].reshape(self.evidence.samples, -1).T
+                    spread = self._spread(name).reshape(self.evidence.samples, -1).T
                     out |= zip([f"std({label})" for label in labels], spread, strict=True)
         return out
 

@@ -205,3 +205,24 @@ def test_tables_of_other_lengths_and_other_things(net):
     repeated = pd.DataFrame([[1.0, 2.0]], columns=["s", "s"])
     with pytest.raises(EvidenceError, match="column 's' gives the same entry as column 's'"):
         Evidence.read(net, repeated)
+
+
+def test_labels_are_not_intervened_on_and_are_numbers():
+    net = GaussianBayesNet()
+    net.add_input("x", 3)
+    net.add_likelihood("label", "categorical", "x")
+    x = np.zeros((2, 3))
+    with pytest.raises(EvidenceError, match=r"'label' is a label.*as evidence, not in do="):
+        Evidence.read(net, do={"x": x, "label": [0, 1]})
+    with pytest.raises(EvidenceError, match=r"'label': expected class numbers 0, 1, ..., got list"):
+        Evidence.read(net, {"x": x, "label": ["cat", "dog"]})
+
+
+def test_tensors_that_require_gradients_are_read():
+    torch = pytest.importorskip("torch")
+    net = GaussianBayesNet()
+    net.add_input("x", 3)
+    net.add_parameter("W", torch.ones(3, 2, requires_grad=True))
+    net.add("y", "Gemm", ["x", "W"])
+    x = torch.ones(2, 3, requires_grad=True)
+    np.testing.assert_array_equal(net.forward({"x": x})["y"], np.full((2, 2), 3.0))

@@ -178,3 +178,12 @@ def test_a_label_on_probabilities_is_refused() -> None:
     net.add("p", "Softmax", ["y"])
     with pytest.raises(GraphError, match="without its last layer"):
         assign_noise(net, likelihood="categorical")
+
+
+def test_a_noise_named_for_an_output_is_not_overwritten():
+    net = GaussianBayesNet()
+    net.add_input("x", 2)
+    net.add_parameter("W", np.eye(2))
+    net.add("y", "Gemm", ["x", "W"])
+    assign_noise(net, noise={"y": 0.1})
+    assert float(net.noise("y").value) == 0.1

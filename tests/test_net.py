@@ -513,3 +513,12 @@ class TestLogProb:
         net.add_input("x", 2, cov=1.0)
         with pytest.raises(UnknownNameError, match="'X'"):
             net.log_prob({"X": np.zeros((1, 2))})
+
+
+def test_samples_under_an_intervention_on_a_parameter_are_as_many_as_asked_for():
+    net = GaussianBayesNet()
+    net.add_input("x", 2, mean=0.0, cov=1.0)
+    net.add_parameter("W", np.eye(2))
+    net.add("y", "Gemm", ["x", "W"], cov=1.0)
+    assert net.sample(7, rng=0, do={"W": 2 * np.eye(2)})["y"].shape == (7, 2)
+    assert net.sample(1, rng=0, do={"x": np.zeros((5, 2))})["y"].shape == (5, 2)

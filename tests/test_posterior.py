@@ -168,3 +168,22 @@ def test_samples_are_reproducible(post):
         np.testing.assert_array_equal(first[name], again[name])
     assert first["x"].shape == (4, 2, 2)
     assert post.sample()["x"].shape == (1, 2, 2)
+
+
+def test_an_answer_stays_that_of_the_net_it_was_asked_of():
+    net = GaussianBayesNet()
+    net.add_input("x", 2, mean=0.0, cov=1.0)
+    net.add_linear("y", {"x": np.eye(2)}, cov=0.5)
+    post = net.query(["x"], {"y": [[1.0, 2.0]]})
+    net.set_noise({"y": 50.0})
+    np.testing.assert_allclose(post.mean["x"], [[2 / 3, 4 / 3]])
+    np.testing.assert_allclose(post.var["x"], [[1 / 3, 1 / 3]])
+
+
+def test_tables_of_engines_without_deviations_hold_nan():
+    net = GaussianBayesNet()
+    net.add_input("x", 2, mean=0.0, cov=1.0)
+    net.add_linear("y", {"x": np.eye(2)}, cov=0.5)
+    frame = net.query(["x"], {"y": [[1.0, 2.0]]}, engine="pc").to_frame()
+    assert frame["std"].isna().all()
+    assert frame["mean"].notna().all()

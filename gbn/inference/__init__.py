@@ -75,6 +75,8 @@ def query(
         InferenceError: the engine cannot answer this query.
     """
     solve = solver(engine)
+    # The answer is lazy, and must stay that of the net as it is now.
+    net = net.copy()
     read = Evidence.read(net, evidence, do) if not soft else _with_soft(net, evidence, do, soft)
     names = [targets] if isinstance(targets, str) else targets
     chosen = [n for n, v in net.vertices.items() if v.plated] if names is None else list(names)

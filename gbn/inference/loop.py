@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gbn.errors import ConvergenceWarning
+from gbn.errors import ConvergenceWarning, InferenceError
 
 __all__ = ["Outcome", "iterate"]
 
@@ -57,6 +57,9 @@ def iterate(
     An interrupt (Ctrl-C) ends the iteration and keeps what it has.
     """
     from tqdm import tqdm
+
+    if max_rounds < 0 or (tol is not None and tol < 0):
+        raise InferenceError(f"{label}: got max_rounds={max_rounds}, tol={tol}; expected numbers of at least 0")
 
     history: list[dict[str, float]] = []
 

@@ -181,7 +181,7 @@ class _System:
         except np.linalg.LinAlgError:
             raise self._singular() from None
         pivots = np.diagonal(factor, axis1=1, axis2=2)
-        resolution = 10 * self.coordinates.size * np.finfo(self.point.net.dtype).eps
+        resolution = 10 * np.finfo(self.point.net.dtype).eps
         if (pivots**2 < resolution).any():
             raise self._singular()
         return 2 * (np.log(pivots) + np.log(scale)).sum(axis=1)
@@ -345,15 +345,30 @@ class ObservationPosterior(LinearizedPosterior):
                 f"dense_limit; pass dense_limit={self.coordinates.size} to form it (solver='observations')"
             )
         gaussian = self.coordinates.present & (self.coordinates.unit_noise == 0)
-        square = (self.innovation * self.multiplier).sum(axis=1)
+        square = np.where(gaussian, self.innovation * self.multiplier, 0.0).sum(axis=1)
         logdet = self.system.by_pattern.logdet[self.system.pattern]
         total = -0.5 * (square + logdet + gaussian.sum(axis=1) * LOG_2PI)
-        scores = self.coordinates.whitened_scores()
-        for name, value in self.evidence.values.items():
-            vertex = self.net[name]
-            if vertex.kind == "likelihood":
-                total = total + self.net.label_of(name).log_prob(self.point.values[vertex.parents[0]], value)
-        return (total + 0.5 * (scores * scores).sum(axis=1)).astype(self.net.dtype)
+        for name in self.net.labels:
+            if name in self.evidence.values:
+                total = total + self._label_evidence(name)
+        return total.astype(self.net.dtype)
+
+    def _label_evidence(self, name: str) -> Array:
+        """A label's share of ½ s² - ½ innovationᵀ S⁻¹ innovation + log p(label at the operating point).
+
+        The whitened score s is huge where a confident net is wrong, and its square would drown the rest.  With y₀ and d
+        the logits' deviations before and after the evidence, the share is ½ (score (y₀ + d) - Lᵀy₀ Lᵀd) + log p: no s.
+        """
+        logits_name, target = self.net.vertices[name].parents[0], self.evidence.values[name]
+        likelihood, logits = self.net.label_of(name), self.point.values[logits_name]
+        present = (~np.isnan(target)).astype(self.net.dtype)
+        zero = np.zeros_like(logits)
+        before = self.system.push({}, [name], self._residuals)[1].get(logits_name, zero)
+        after = self.deviations.get(logits_name, zero)
+        spread = [likelihood.root_adjoint(logits, d, present) for d in (before, after)]
+        gain = likelihood.score(logits, target) * (before + after) - spread[0] * spread[1]
+        share = np.where(present > 0, gain, 0).reshape(len(gain), -1).sum(axis=1)
+        return np.asarray(likelihood.log_prob(logits, target) + 0.5 * share, dtype=np.float64)
 
 
 def _chunks(point: Linearization, size: int) -> Iterator[Array]:

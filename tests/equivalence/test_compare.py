@@ -392,3 +392,11 @@ def test_nets_that_do_not_fit() -> None:
     wider = convert(nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 3)).double().eval(), x[:2])
     with pytest.raises(ShapeError, match=r"'0.weight' has shape \(7, 4\), that of the model \(6, 4\)"):
         compare(module, x, y, net=wider)
+
+
+def test_an_exact_fit_agrees():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3).double()
+    x = torch.randn(5, 4).double()
+    assert compare(model, x, model(x).detach(), repeats=0).agrees

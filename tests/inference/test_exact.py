@@ -493,3 +493,29 @@ def test_data_through_a_nonlinearity():
     net.add_linear("y", {"product": rng.normal(size=(2, 2))}, cov=0.1)
     evidence = {"x": rng.normal(size=(3, 2)), "y": rng.normal(size=(3, 2))}
     check(net, evidence)
+
+
+def test_a_confident_mistake_has_the_log_evidence_of_its_gap():
+    """One Newton step at logits (gap, 0, 0) whose label is 1: -gap + 1 nats, whatever the gap."""
+    for gap in (20.0, 40.0, 80.0, 300.0):
+        for solver in ("observations", "information"):
+            net = GaussianBayesNet()
+            net.add_input("x", 1)
+            net.add_parameter("W", [[gap, 0.0, 0.0]])
+            net.add("z", "Gemm", ["x", "W"], cov=1.0)
+            net.add_likelihood("label", "categorical", "z")
+            post = net.query(["z"], {"x": [[1.0]], "label": [1]}, solver=solver)
+            np.testing.assert_allclose(post.log_evidence, [1 - gap], atol=1e-7)
+
+
+def test_single_precision_takes_many_precise_observations():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(4, 300))
+    image, means = rng.normal(size=(1, 4)) @ weight, []
+    for dtype in (np.float32, np.float64):
+        net = GaussianBayesNet(dtype)
+        net.add_input("code", 4, mean=0.0, cov=1.0)
+        net.add_parameter("W", weight)
+        net.add("image", "Gemm", ["code", "W"], cov=0.01)
+        means.append(net.query(["code"], {"image": image}, solver="observations").mean["code"])
+    np.testing.assert_allclose(means[0], means[1], atol=1e-2)
