@@ -130,6 +130,7 @@ class NetBuilder:
             CovarianceError: naming the vertex.
         """
         entry = ops.get(op)
+        parents = [parents] if isinstance(parents, str) else parents
         for parent in parents:
             self._known(parent, f"parent of {name!r}")
             if self.vertices[parent].kind == "likelihood":
@@ -283,6 +284,7 @@ class NetBuilder:
 
     def set_outputs(self, names: Sequence[str]) -> None:
         """Name the outputs, in the order the source model returns them (default: the vertices without children)."""
+        names = [names] if isinstance(names, str) else names
         for name in names:
             self._known(name, "output")
         self._outputs = tuple(names)

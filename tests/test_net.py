@@ -522,3 +522,12 @@ def test_samples_under_an_intervention_on_a_parameter_are_as_many_as_asked_for()
     net.add("y", "Gemm", ["x", "W"], cov=1.0)
     assert net.sample(7, rng=0, do={"W": 2 * np.eye(2)})["y"].shape == (7, 2)
     assert net.sample(1, rng=0, do={"x": np.zeros((5, 2))})["y"].shape == (5, 2)
+
+
+def test_one_name_serves_where_a_list_is_meant():
+    net = GaussianBayesNet()
+    net.add_input("pixels", 2)
+    net.add("squashed", "Tanh", "pixels", cov=1.0)
+    net.set_outputs("squashed")
+    assert net["squashed"].parents == ("pixels",)
+    assert net.outputs == ("squashed",)

@@ -119,7 +119,9 @@ def gradient(
     """
     if not isinstance(evidence, Evidence):
         evidence = Evidence.read(net, evidence)
-    names = [n for n in net.parameters if net[n].trainable] if names is None else list(names)
+    if names is None:
+        names = [n for n in net.parameters if net[n].trainable]
+    names = [names] if isinstance(names, str) else list(names)
     messages = sweep(Linearization.forward(evidence), names, sign=-1)
     return {n: messages[n] if n in messages else np.zeros(net[n].shape, net.dtype) for n in names}
 
