@@ -60,6 +60,15 @@ class Vertex:
         return self.kind == "input" and self.noise is None and self.value is None
 
     @property
+    def title(self) -> str:
+        """Its op, or its kind: what stands for it in tables."""
+        if self.kind == "op":
+            return str(self.op)
+        if self.kind == "likelihood":
+            return f"label ({self.op})"
+        return self.kind if self.trainable or self.kind != "parameter" else "parameter (frozen)"
+
+    @property
     def size(self) -> int:
         """Number of entries of one sample."""
         return math.prod(self.shape)

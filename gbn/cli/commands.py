@@ -18,7 +18,6 @@ from gbn.cli.streams import InputError, check_target, emit, log, results_only, s
 from gbn.cli.text import (
     aligned,
     collect,
-    kind_text,
     net_data,
     net_facts,
     noise_text,
@@ -271,7 +270,7 @@ def _show(args: argparse.Namespace) -> _Result:
         write_whole(args.output, lambda path: path.write_text(document, encoding="utf-8", errors="backslashreplace"))
     columns = ("vertex", "kind", "shape", "noise", "parents")
     vertices = net.vertices.values()
-    rows = [(v.name, kind_text(v), sizes_text(v), noise_text(net, v), ", ".join(v.parents)) for v in vertices]
+    rows = [(v.name, v.title, sizes_text(v), noise_text(net, v), ", ".join(v.parents)) for v in vertices]
     return _Result(f"{aligned(net_facts(net, data))}\n\n{aligned([columns, *rows])}", data)
 
 

@@ -24,7 +24,6 @@ from gbn.cli.streams import log, printable
 __all__ = [
     "aligned",
     "collect",
-    "kind_text",
     "net_data",
     "net_facts",
     "noise_text",
@@ -166,15 +165,6 @@ def net_facts(net: GaussianBayesNet, data: Mapping[str, Any]) -> Facts:
         *[("noise", f"{variance} at {_listed(names)}") for variance, names in noises.items()],
         ("dtype", net.dtype),
     ]
-
-
-def kind_text(vertex: Vertex) -> str:
-    """The op of a vertex, or its kind."""
-    if vertex.kind == "op":
-        return str(vertex.op)
-    if vertex.kind == "likelihood":
-        return f"label ({vertex.op})"
-    return vertex.kind if vertex.trainable or vertex.kind != "parameter" else "parameter (frozen)"
 
 
 def sizes_text(vertex: Vertex) -> str:

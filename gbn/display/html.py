@@ -160,7 +160,7 @@ def net_html(net: GaussianBayesNet) -> str:
             ("dtype", net.dtype),
         ]
     )
-    rows = [(v.name, _kind(v), _shape(v), _noise(net, v), _listed(v.parents)) for v in list(net.vertices.values())]
+    rows = [(v.name, v.title, _shape(v), _noise(net, v), _listed(v.parents)) for v in list(net.vertices.values())]
     return fragment(_title("Gaussian Bayes net"), summary, table(["vertex", "kind", "shape", "noise", "parents"], rows))
 
 
@@ -219,14 +219,6 @@ def _listed(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - _MAX_PARENTS} more" if len(names) > _MAX_PARENTS else "") or "—"
 
 
-def _kind(vertex: Vertex) -> str:
-    if vertex.kind == "op":
-        return str(vertex.op)
-    if vertex.kind == "likelihood":
-        return f"label ({vertex.op})"
-    return vertex.kind if vertex.trainable or vertex.kind != "parameter" else "parameter (frozen)"
-
-
 def _shape(vertex: Vertex) -> str:
     sizes = [*(["N"] if vertex.plated else []), *map(str, vertex.shape)]
     return " × ".join(sizes) or "scalar"
@@ -259,7 +251,7 @@ def _target_row(post: Posterior, name: str, with_std: bool) -> tuple[Any, ...]:
     std = _tried(lambda: _range(post.std[name])) if with_std and vertex.kind != "likelihood" else "—"
     nats = _tried(lambda: f"{float(np.mean(post.surprise[name])):.4g}") if name in post.surprise else "—"
     mean = _tried(lambda: _range(post.mean[name]))
-    return name, _kind(vertex), _shape(vertex), _observed_share(post, name), mean, std, nats
+    return name, vertex.title, _shape(vertex), _observed_share(post, name), mean, std, nats
 
 
 def _tried(figure: Callable[[], str]) -> str:
