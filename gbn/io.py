@@ -9,26 +9,18 @@ for them, and the net is built by its own methods, so that a loaded net is one t
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import inspect
-import io
-import json
-import math
 import os
-import secrets
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import NoneType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from gbn import ops
-from gbn.errors import FileFormatError, GraphError
+from gbn.container import TOO_LARGE, Container, Refusal, checked_shape, opened, parse, whole_file, write
+from gbn.errors import GraphError
 from gbn.gaussian import Covariance
 from gbn.net import GaussianBayesNet, Vertex
 from gbn.ops.footprint import entries, footprint
@@ -41,12 +33,7 @@ Record = dict[str, Any]
 
 FORMAT, VERSION = "gbn", 1
 _HEADER = "net.json"
-_MAGIC = b"PK\x03\x04"
-_HEADER_BYTES = 64 << 20
 _DTYPES = ("float16", "float32", "float64", "float128")
-_RANK = 32
-_DAMAGED = "the file is truncated, damaged or not written by gbn: save the net again with net.save(path)"
-_TOO_LARGE = "if you trust the file, give load a larger max_bytes"
 
 _NET_FIELDS: dict[str, tuple[type, ...]] = {
     "format": (str,),
@@ -90,21 +77,9 @@ def save(net: GaussianBayesNet, path: str | os.PathLike[str]) -> None:
         GraphError: an attribute of an op is not a number, a text, None, or a list or tuple of such.
         OSError: the file cannot be written; what was there before is still there.
     """
-    target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(target.parent))
     header, arrays = _describe(net)
-    temporary = target.with_name(f".{secrets.token_hex(8)}.gbn.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            _write(file, header, arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with whole_file(path) as file:
+        write(file, _HEADER, header, arrays)
 
 
 def load(path: str | os.PathLike[str], *, max_bytes: int = 4 << 30) -> GaussianBayesNet:
@@ -119,22 +94,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = 4 << 30) -> GaussianB
         FileFormatError: truncated, damaged, of another format or version, inconsistent, or larger than ``max_bytes``.
         OSError: there is no such file, or it cannot be read.
     """
-    with open(path, "rb") as file:
-        try:
-            return _read(file, max_bytes)
-        except _Refusal as refusal:
-            raise FileFormatError(f"{os.fspath(path)}: {refusal}") from None
-        # Damaged bytes surface as almost any exception of the zip, number and text parsers below.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a .gbn file; {_DAMAGED}") from error
-
-
-class _Refusal(Exception):
-    """A claim of a file that does not hold."""
-
-    def __init__(self, got: str, expected: str, remedy: str = _DAMAGED) -> None:
-        super().__init__(f"got {got}, expected {expected}; {remedy}")
+    return opened(path, _HEADER, "a .gbn file", max_bytes, lambda container: _read(container, max_bytes))
 
 
 def _describe(net: GaussianBayesNet) -> tuple[Record, list[Array]]:
@@ -200,87 +160,35 @@ def _decoded(value: Any) -> Any:
     return [_decoded(item) for item in value] if isinstance(value, list) else value
 
 
-def _write(file: IO[bytes], header: Record, arrays: Sequence[Array]) -> None:
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-    if len(text) > _HEADER_BYTES:
-        raise GraphError(f"too many vertices for one file: a header of {len(text)} bytes, not {_HEADER_BYTES}")
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(zipfile.ZipInfo(_HEADER), text)
-        for index, array in enumerate(arrays):
-            portable = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            with archive.open(zipfile.ZipInfo(_member(index)), "w", force_zip64=array.nbytes > 1 << 30) as member:
-                npy.write_array(member, portable, version=(1, 0), allow_pickle=False)
-
-
-def _member(index: int) -> str:
-    return f"arrays/{index}.npy"
-
-
-def _read(file: IO[bytes], max_bytes: int) -> GaussianBayesNet:
-    magic = file.read(len(_MAGIC))
-    if magic != _MAGIC:
-        raise _Refusal(f"a file that begins with {magic!r}", f"a .gbn file, which begins with {_MAGIC!r}")
-    with zipfile.ZipFile(file) as archive:
-        count = _check_members(archive, max_bytes, os.fstat(file.fileno()).st_size)
-        header = _read_header(archive)
-        stored = _Arrays(archive, count)
-        net = GaussianBayesNet(_dtype(header["dtype"]))
-        noises = _read_noises(header["noises"], stored)
-        _check_sizes(net, header["vertices"], max_bytes)
-        for record in header["vertices"]:
-            _add_vertex(net, record, noises, stored, max_bytes)
-        # The builders refuse a vertex named as a noise, which all noises of single vertices are.
-        net.noises = noises
-        stored.check_all_used()
+def _read(container: Container, max_bytes: int) -> GaussianBayesNet:
+    header = _checked_header(container.header)
+    stored = _Arrays(container)
+    net = GaussianBayesNet(_dtype(header["dtype"]))
+    noises = _read_noises(header["noises"], stored)
+    _check_sizes(net, header["vertices"], max_bytes)
+    for record in header["vertices"]:
+        _add_vertex(net, record, noises, stored, max_bytes)
+    # The builders refuse a vertex named as a noise, which all noises of single vertices are.
+    net.noises = noises
+    stored.check_all_used()
     _set_outputs(net, header["outputs"])
     return net
 
 
-def _check_members(archive: zipfile.ZipFile, max_bytes: int, file_size: int) -> int:
-    """The number of arrays, once the members' names and declared sizes are in order."""
-    members = archive.infolist()
-    count = len(members) - 1
-    if sorted(info.filename for info in members) != sorted([_HEADER, *map(_member, range(count))]):
-        raise _Refusal(f"{len(members)} members of other names", f"{_HEADER!r} and {_member(0)!r} onwards, once each")
-    # Without compression no member is larger than the file: what is read has been paid for on disk.
-    if any(info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size for info in members):
-        raise _Refusal("compressed members", "members stored as they are")
-    total = sum(info.file_size for info in members)
-    if total > file_size:
-        raise _Refusal(f"members of {total} bytes in a file of {file_size}", "no more than the file has")
-    text = archive.getinfo(_HEADER).file_size
-    if text > _HEADER_BYTES:
-        raise _Refusal(f"a header of {text} bytes", f"at most {_HEADER_BYTES}")
-    if total - text > max_bytes:
-        raise _Refusal(f"arrays of {total - text} bytes", f"at most {max_bytes}", _TOO_LARGE)
-    return count
-
-
-def _contents(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A member's bytes, no more than its checked size, and its checksum tested."""
-    size = archive.getinfo(name).file_size
-    with archive.open(name) as member:
-        data = member.read(size)
-        if len(data) != size or member.read(1):
-            raise _Refusal(f"other than {size} bytes in {name!r}", "as many as the zip's directory says")
-    return data
-
-
-def _read_header(archive: zipfile.ZipFile) -> Record:
-    header = json.loads(_contents(archive, _HEADER).decode("utf-8", "surrogatepass"))
+def _checked_header(header: Any) -> Record:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise _Refusal("a header without its format", f'"format": "{FORMAT}"')
+        raise Refusal("a header without its format", f'"format": "{FORMAT}"')
     version = header.get("version")
     if type(version) is not int or version != VERSION:
         remedy = "upgrade gaussian-bayes-net, or save the net again with this version of it"
-        raise _Refusal(f"format version {version!r:.40}", f"version {VERSION}", remedy)
+        raise Refusal(f"format version {version!r:.40}", f"version {VERSION}", remedy)
     _fields(header, _NET_FIELDS, "the header")
     return header
 
 
 def _dtype(name: str) -> np.dtype[Any]:
     if name not in _DTYPES or not hasattr(np, name):
-        raise _Refusal(f"dtype {name!r:.40}", "one of " + ", ".join(d for d in _DTYPES if hasattr(np, d)))
+        raise Refusal(f"dtype {name!r:.40}", "one of " + ", ".join(d for d in _DTYPES if hasattr(np, d)))
     return np.dtype(name)
 
 
@@ -288,73 +196,51 @@ def _fields(record: Any, fields: Mapping[str, tuple[type, ...]], where: str) -> 
     """Refuse a record that has not exactly these fields, each of one of its types (True is no integer)."""
     if not isinstance(record, dict) or record.keys() != fields.keys():
         got = f"the fields {sorted(record)}" if isinstance(record, dict) else type(record).__name__
-        raise _Refusal(f"{where} with {got:.200}", f"the fields {sorted(fields)}")
+        raise Refusal(f"{where} with {got:.200}", f"the fields {sorted(fields)}")
     for key, types in fields.items():
         if type(record[key]) not in types:
             names = " or ".join(t.__name__ for t in types)
-            raise _Refusal(f"{key!r} of {where} of type {type(record[key]).__name__}", names)
-
-
-def _shape(values: Sequence[Any], where: str) -> Shape:
-    if len(values) > _RANK or any(type(size) is not int or size < 0 for size in values):
-        raise _Refusal(f"{where} {values!r:.100}", f"at most {_RANK} whole numbers, none negative")
-    return tuple(values)
+            raise Refusal(f"{key!r} of {where} of type {type(record[key]).__name__}", names)
 
 
 class _Arrays:
     """The arrays of a file, each read when it is taken, and once."""
 
-    def __init__(self, archive: zipfile.ZipFile, count: int) -> None:
-        self.archive, self.unused = archive, set(range(count))
+    def __init__(self, container: Container) -> None:
+        self.container, self.unused = container, set(range(container.count))
 
     def take(self, reference: Record, dtype: np.dtype[Any], where: str) -> Array:
         _fields(reference, _ARRAY_FIELDS, f"array of {where}")
         index, axes = reference["array"], reference["axes"]
         if index not in self.unused:
-            raise _Refusal(f"array {index} for {where}", "the number of an array that nothing else takes")
+            raise Refusal(f"array {index} for {where}", "the number of an array that nothing else takes")
         self.unused.remove(index)
-        array = _parse(_contents(self.archive, _member(index)), dtype, where)
+        array = parse(self.container.array_bytes(index), dtype, where)
         if any(type(axis) is not int for axis in axes) or sorted(axes) != list(range(array.ndim)):
-            raise _Refusal(f"axes {axes!r:.100} of {where}", f"an order of {array.ndim} axes")
+            raise Refusal(f"axes {axes!r:.100} of {where}", f"an order of {array.ndim} axes")
         if not np.isfinite(array).all():
-            raise _Refusal(f"NaN or infinity in {where}", "finite numbers")
+            raise Refusal(f"NaN or infinity in {where}", "finite numbers")
         return array.transpose(np.argsort(axes))
 
     def check_all_used(self) -> None:
         if self.unused:
-            raise _Refusal(f"{len(self.unused)} arrays that no vertex takes", "a use for each")
-
-
-def _parse(data: bytes, dtype: np.dtype[Any], where: str) -> Array:
-    """The array in a ``.npy`` file of this dtype; what its header declares must be what follows."""
-    stream = io.BytesIO(data)
-    version = npy.read_magic(stream)
-    if version != (1, 0):
-        raise _Refusal(f".npy version {version} in {where}", "version (1, 0)")
-    declared, fortran, stored = npy.read_array_header_1_0(stream)
-    little = dtype.newbyteorder("<")
-    if stored != little or fortran:
-        raise _Refusal(f"an array of {stored}{' in Fortran order' * fortran} for {where}", f"{dtype} in C order")
-    shape, start = _shape(declared, f"array of {where} with shape"), stream.tell()
-    if math.prod(shape) * little.itemsize != len(data) - start:
-        raise _Refusal(f"{len(data) - start} bytes for {where}", f"those of {shape} numbers of {dtype}")
-    return np.ndarray(shape, little, data, start).astype(dtype, copy=False)
+            raise Refusal(f"{len(self.unused)} arrays that no vertex takes", "a use for each")
 
 
 def _read_noises(records: Sequence[Any], stored: _Arrays) -> dict[str, Covariance]:
     noises: dict[str, Covariance] = {}
     for record in records:
         _fields(record, _NOISE_FIELDS, "a noise")
-        name, event = record["name"], _shape(record["event"], "noise with event")
+        name, event = record["name"], checked_shape(record["event"], "noise with event")
         where = f"noise {name!r:.80}"
         value = stored.take(record["value"], np.dtype(np.float64), where)
         diagonal = record["form"] == "diagonal"
         if name in noises or (diagonal and value.shape != event):
-            raise _Refusal(f"{where} of shape {value.shape}", f"{event}, and once")
+            raise Refusal(f"{where} of shape {value.shape}", f"{event}, and once")
         # Over an event without axes, a number in the diagonal form looks like the scalar one unless it is flat.
         noises[name] = Covariance(value.reshape(-1) if diagonal else value, event, name)
         if noises[name].form != record["form"]:
-            raise _Refusal(f"{where} of form {record['form']!r:.40}", repr(noises[name].form))
+            raise Refusal(f"{where} of form {record['form']!r:.40}", repr(noises[name].form))
     return noises
 
 
@@ -363,10 +249,10 @@ def _check_sizes(net: GaussianBayesNet, records: Sequence[Any], max_bytes: int) 
     total = 0
     for record in records:
         _fields(record, _VERTEX_FIELDS, "a vertex")
-        total += entries(_shape(record["shape"], f"shape of {record['name']!r:.80}"))
+        total += entries(checked_shape(record["shape"], f"shape of {record['name']!r:.80}"))
     if total * net.dtype.itemsize > max_bytes:
         got = f"vertices of {total * net.dtype.itemsize} bytes a sample"
-        raise _Refusal(got, f"at most {max_bytes}", _TOO_LARGE)
+        raise Refusal(got, f"at most {max_bytes}", TOO_LARGE)
 
 
 def _add_vertex(
@@ -378,35 +264,35 @@ def _add_vertex(
     value = None if record["value"] is None else stored.take(record["value"], net.dtype, where)
     shape = tuple(record["shape"])
     if value is not None and value.shape != shape:
-        raise _Refusal(f"an array of shape {value.shape} for {where}", f"its shape, {shape}")
+        raise Refusal(f"an array of shape {value.shape} for {where}", f"its shape, {shape}")
     try:
         _build(net, record, value, max_bytes)
-    except _Refusal:
+    except Refusal:
         raise
     except Exception as error:
-        raise _Refusal(f"{where}, which cannot be built ({error})", "a vertex that net.add would take") from error
+        raise Refusal(f"{where}, which cannot be built ({error})", "a vertex that net.add would take") from error
     _complete(net, record, value, where)
 
 
 def _check_parts(record: Record, where: str) -> None:
     """Refuse a vertex that has parts its kind has not, or lacks some."""
     if record["kind"] not in _KINDS:
-        raise _Refusal(f"{where} of kind {record['kind']!r:.40}", " or ".join(_KINDS))
+        raise Refusal(f"{where} of kind {record['kind']!r:.40}", " or ".join(_KINDS))
     for part, wanted in _KINDS[record["kind"]].items():
         present = record[part] not in (None, [], {})
         if wanted != "may" and present != (wanted == "yes"):
             article = "an" if record["kind"] in ("input", "op") else "a"
-            raise _Refusal(f"{where}, {article} {record['kind']} with{'' if present else 'out'} {part}", "the opposite")
+            raise Refusal(f"{where}, {article} {record['kind']} with{'' if present else 'out'} {part}", "the opposite")
 
 
 def _check_references(net: GaussianBayesNet, record: Record, noises: Mapping[str, Covariance], where: str) -> None:
     for parent in record["parents"]:
         if type(parent) is not str or parent not in net.vertices:
-            raise _Refusal(f"{where} with parent {parent!r:.80}", "a vertex that comes before it")
+            raise Refusal(f"{where} with parent {parent!r:.80}", "a vertex that comes before it")
     if record["noise"] is not None:
         noise = noises.get(record["noise"])
         if noise is None or noise.event != tuple(record["shape"]):
-            raise _Refusal(f"{where} with noise {record['noise']!r:.80}", f"a noise over {tuple(record['shape'])}")
+            raise Refusal(f"{where} with noise {record['noise']!r:.80}", f"a noise over {tuple(record['shape'])}")
 
 
 def _build(net: GaussianBayesNet, record: Record, value: Array | None, max_bytes: int) -> None:
@@ -430,13 +316,13 @@ def _complete(net: GaussianBayesNet, record: Record, value: Array | None, where:
     """Set what the builders do not, and compare the rest with what they made."""
     vertex, shape, noise = net.vertices[record["name"]], tuple(record["shape"]), record["noise"]
     if vertex.shape != shape:
-        raise _Refusal(f"{where} of shape {shape}", f"{vertex.shape}, what its op gives")
+        raise Refusal(f"{where} of shape {shape}", f"{vertex.shape}, what its op gives")
     # An op of shared vertices has samples once it was given noise, and keeps them when the noise is taken away.
     plated = record["plated"] if vertex.kind == "op" and noise is None else vertex.plated or vertex.kind == "op"
     if record["plated"] != plated or (vertex.plated and not plated):
-        raise _Refusal(f"{where} with plated {record['plated']}", str(not record["plated"]))
+        raise Refusal(f"{where} with plated {record['plated']}", str(not record["plated"]))
     if vertex.kind == "input" and noise is not None and value is None:
-        raise _Refusal(f"{where}, an input with noise but no mean", "both or none")
+        raise Refusal(f"{where}, an input with noise but no mean", "both or none")
     mean = vertex.value if vertex.kind != "input" or value is None else _frozen(value)
     net.vertices[vertex.name] = replace(
         vertex, plated=plated, noise=noise, value=mean, trainable=record["trainable"], source=record["source"]
@@ -452,7 +338,7 @@ def _frozen(value: Array) -> Array:
 def _set_outputs(net: GaussianBayesNet, names: Sequence[Any] | None) -> None:
     for name in names or ():
         if type(name) is not str or name not in net.vertices:
-            raise _Refusal(f"output {name!r:.80}", "a vertex")
+            raise Refusal(f"output {name!r:.80}", "a vertex")
     if names is not None:
         net.set_outputs(names)
 
@@ -461,7 +347,7 @@ def _check_run(net: GaussianBayesNet, record: Record, attributes: Mapping[str, A
     """Refuse an op whose trial run would need more memory than what the file declares allows."""
     where = f"vertex {record['name']!r:.80}"
     if record["op"] not in ops.OPS:
-        raise _Refusal(f"{where} with op {record['op']!r:.80}", "an op of gbn.ops.OPS", "register it before loading")
+        raise Refusal(f"{where} with op {record['op']!r:.80}", "an op of gbn.ops.OPS", "register it before loading")
     entry = ops.get(record["op"])
     entry.check(len(record["parents"]), list(attributes))
     for key, value in attributes.items():
@@ -471,11 +357,11 @@ def _check_run(net: GaussianBayesNet, record: Record, attributes: Mapping[str, A
     needed = footprint(entry.name, shapes, attributes)
     declared = entries(record["shape"]) * (2 if any(parent.plated for parent in parents) else 1)
     if needed and needed[0] != declared:
-        raise _Refusal(f"{where} with {declared} entries in two samples", f"the {needed[0]} that its op gives")
+        raise Refusal(f"{where} with {declared} entries in two samples", f"the {needed[0]} that its op gives")
     total = sum(needed) + 2 * declared + 2 * sum(map(entries, shapes))
     if total * net.dtype.itemsize > max_bytes:
         got = f"{where}, which needs {total * net.dtype.itemsize} bytes for two samples"
-        raise _Refusal(got, f"at most {max_bytes}", _TOO_LARGE)
+        raise Refusal(got, f"at most {max_bytes}", TOO_LARGE)
 
 
 def _check_attribute(entry: ops.Op, key: str, value: Any, where: str) -> None:
@@ -483,4 +369,4 @@ def _check_attribute(entry: ops.Op, key: str, value: Any, where: str) -> None:
     default = inspect.signature(entry.function).parameters[key].default
     for kind in (str, int | float):
         if isinstance(default, kind) and not isinstance(value, kind):
-            raise _Refusal(f"{where} with {key}={value!r:.80}", f"the type of its default, {default!r}")
+            raise Refusal(f"{where} with {key}={value!r:.80}", f"the type of its default, {default!r}")
