@@ -11,6 +11,7 @@ from gbn.errors import (
     GbnError,
     GraphError,
     InferenceError,
+    LearningError,
     MissingDependencyError,
     ShapeError,
     SingularEvidenceError,
@@ -20,6 +21,7 @@ from gbn.gaussian import Covariance, Gaussian
 from gbn.inference import gradient, query
 from gbn.inference.side_by_side import compare_engines
 from gbn.io import load, save
+from gbn.learning import FitResult, fit
 from gbn.net import GaussianBayesNet, Vertex
 from gbn.posterior import Posterior
 
@@ -32,11 +34,13 @@ __all__ = [
     "CovarianceError",
     "EvidenceError",
     "FileFormatError",
+    "FitResult",
     "Gaussian",
     "GaussianBayesNet",
     "GbnError",
     "GraphError",
     "InferenceError",
+    "LearningError",
     "MissingDependencyError",
     "Posterior",
     "Report",
@@ -47,6 +51,7 @@ __all__ = [
     "compare",
     "compare_engines",
     "convert",
+    "fit",
     "gradient",
     "load",
     "query",
