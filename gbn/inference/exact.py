@@ -7,6 +7,7 @@ Observation space (:mod:`gbn.inference.observation_space`) is small where little
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from gbn.maps import Contraction
 from gbn.net import GaussianBayesNet
 from gbn.posterior import Posterior
 
-__all__ = ["SOLVERS", "messages_at", "solve"]
+__all__ = ["SOLVERS", "Repeated", "messages_at", "solve"]
 
 Array = np.ndarray[Any, Any]
 Patterns = tuple[Linearization, Array] | None
@@ -82,7 +83,9 @@ def solve(
     else:
         raise InferenceError(f"operating_point: got {operating_point!r}, expected 'forward' or 'equilibrium'")
     linear = net.is_linear()
-    solution, figures = _chosen(point, targets, _patterns(point) if linear else None, solver, dense_limit)
+    patterns = _patterns(point) if linear else None
+    choice = _choice(point, targets, patterns, solver, dense_limit)
+    solution, figures = _solved(choice, point, targets, patterns, forced=solver == "information")
     diagnostics |= figures
     diagnostics |= {
         "exact": "everything: the net is linear-Gaussian" if linear else "the posterior of the linearised net",
@@ -105,6 +108,45 @@ def messages_at(point: Linearization) -> tuple[Mapping[str, Array], int]:
     return ObservationPosterior(point, (), None, size <= _DENSE_LIMIT).messages(), size
 
 
+class Repeated:
+    """Exact inference for one evidence in nets that differ in their numbers alone, as learning asks for it.
+
+    What the numbers do not decide, patterns and the plan of the elimination, is found once, and the solver with it.
+
+    Args:
+        evidence, targets, solver, dense_limit: as in :func:`solve`.
+    """
+
+    def __init__(
+        self, evidence: Evidence, targets: Sequence[str], solver: str = "auto", dense_limit: int = _DENSE_LIMIT
+    ) -> None:
+        self.evidence, self.targets, self.dense_limit = evidence, targets, dense_limit
+        self.solver = solver
+        self.choice: _Choice | None = None
+        self.some: tuple[Evidence, Array] | None = None
+        if evidence.net.is_linear():
+            rows, pattern = evidence.patterns()
+            self.some = (evidence.rows(rows), pattern)
+
+    def __call__(self, net: GaussianBayesNet) -> LinearizedPosterior:
+        """The posterior in one such net.
+
+        Raises:
+            As :func:`solve`.
+        """
+        point = Linearization.forward(replace(self.evidence, net=net))
+        patterns: Patterns = None
+        if self.some is not None:
+            few, pattern = self.some
+            if few.samples == self.evidence.samples:
+                patterns = point, np.arange(few.samples)
+            else:
+                patterns = Linearization.forward(replace(few, net=net)), pattern
+        if self.choice is None:
+            self.choice = _choice(point, self.targets, patterns, self.solver, self.dense_limit)
+        return _solved(self.choice, point, self.targets, patterns, forced=self.solver == "information")[0]
+
+
 def _patterns(point: Linearization) -> tuple[Linearization, Array]:
     """The linearisation of one row for each pattern of missing entries, and which pattern each row has."""
     evidence = point.evidence
@@ -114,44 +156,63 @@ def _patterns(point: Linearization) -> tuple[Linearization, Array]:
     return Linearization.forward(evidence.rows(rows)), pattern
 
 
-def _chosen(
-    point: Linearization, targets: Sequence[str], patterns: Patterns, solver: str, dense_limit: int
-) -> tuple[LinearizedPosterior, dict[str, Any]]:
-    """The solver asked for, or the cheaper one, with its diagnostics."""
+@dataclass(frozen=True)
+class _Choice:
+    """A solver and what it needs: a structure for the information form, ``dense`` for observation space."""
+
+    structure: Structure | None
+    dense: bool
+    figures: Mapping[str, Any]
+
+
+def _choice(point: Linearization, targets: Sequence[str], patterns: Patterns, solver: str, dense_limit: int) -> _Choice:
+    """The solver asked for, or the cheaper one; the net's numbers have no say in it."""
     size = coordinates_observed(point)
-    figures: dict[str, Any] = {"observed_coordinates": size}
+    dense = solver != "cg" and size <= dense_limit
     certain = _certain(point)
     if solver == "information" and certain:
         raise InferenceError(
             f"deterministic vertex {certain[0]!r} is observed, and has no precision; use solver='observations', or "
             f"give it noise with net.set_noise({{{certain[0]!r}: cov}})"
         )
+    structure = None
     if solver == "information" or (solver == "auto" and not certain and size):
-        relevant = point.upstream({*targets, *point.evidence.values})
-        structure = Structure(point, relevant)
+        structure = Structure(point, point.upstream({*targets, *point.evidence.values}))
+        if solver == "auto":
+            costs = _costs(patterns[0] if patterns else point, structure, targets, size)
+            cheaper = costs["information"] <= costs["observations"] and structure.plan.entries
+            structure = structure if cheaper else None
+    return _Choice(structure, dense, {"observed_coordinates": size})
+
+
+def _solved(
+    choice: _Choice, point: Linearization, targets: Sequence[str], patterns: Patterns, forced: bool
+) -> tuple[LinearizedPosterior, dict[str, Any]]:
+    """The posterior by the solver chosen, with its diagnostics.
+
+    forced: whether nothing else will do where rounding spoils the information form.
+    """
+    figures, structure = dict(choice.figures), choice.structure
+    if structure is not None:
+        solution = InformationPosterior(point, targets, patterns, structure)
         plan = structure.plan
-        costs = _costs(patterns[0] if patterns else point, structure, targets, size)
-        dense = size <= dense_limit
-        if solver == "information" or (costs["information"] <= costs["observations"] and plan.entries):
-            solution = InformationPosterior(point, targets, patterns, structure)
-            found = figures | {
-                "solver": "information",
-                "hidden_coordinates": plan.size,
-                "stored_entries": plan.entries * solution.by_pattern.evidence.samples,
-                "plan_seconds": structure.seconds,
-                "plan_cached": structure.cached,
-            }
-            try:
-                # In one go, so that what rounding spoils here can still be asked of the other solver.
-                _ = solution.factorization
-                return solution, found
-            except IllConditionedError as error:
-                if solver == "information" or not dense:
-                    raise
-                figures["information_form"] = str(error)
-    dense = solver != "cg" and size <= dense_limit
-    figures["solver"] = "dense" if dense else "conjugate gradients"
-    return ObservationPosterior(point, targets, patterns, dense), figures
+        found = figures | {
+            "solver": "information",
+            "hidden_coordinates": plan.size,
+            "stored_entries": plan.entries * solution.by_pattern.evidence.samples,
+            "plan_seconds": structure.seconds,
+            "plan_cached": structure.cached,
+        }
+        try:
+            # In one go, so that what rounding spoils here can still be asked of the other solver.
+            _ = solution.factorization
+            return solution, found
+        except IllConditionedError as error:
+            if forced or not choice.dense:
+                raise
+            figures["information_form"] = str(error)
+    figures["solver"] = "dense" if choice.dense else "conjugate gradients"
+    return ObservationPosterior(point, targets, patterns, choice.dense), figures
 
 
 def _certain(point: Linearization) -> list[str]:

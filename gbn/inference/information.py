@@ -352,22 +352,14 @@ class InformationPosterior(LinearizedPosterior):
             inner = self.factorization.covariance(variable, variable)
             found = scale * scale * np.einsum("bii->bi", inner)
         else:
-            found = np.einsum("bii->bi", self._covariance(name, name))
+            found = np.einsum("bii->bi", self.covariance_by_pattern(name, name))
         found = np.maximum(found, 0).astype(self.net.dtype)
         return per_sample(found.reshape(len(found), *vertex.shape), self._rows_of(found))
-
-    def covariance(self, a: str, b: str) -> Array:
-        self.gaussian(a)
-        self.gaussian(b)
-        found = self._covariance(a, b)
-        found = (found + found.swapaxes(1, 2)) / 2 if a == b else found
-        return per_sample(found.astype(self.net.dtype), self._rows_of(found))
 
     def _rows_of(self, found: Array) -> Array:
         return self.pattern if len(found) > 1 else np.zeros(len(self.pattern), int)
 
-    def _covariance(self, a: str, b: str) -> Array:
-        """Shape: (patterns or 1, size of a, size of b)."""
+    def covariance_by_pattern(self, a: str, b: str) -> Array:
         left, right = self.totals.of(a), self.totals.of(b)
         sizes = self.net.vertices[a].size, self.net.vertices[b].size
         if not all(self.factorization.together(k, j) for k in left for j in right):

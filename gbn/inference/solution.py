@@ -22,13 +22,15 @@ class LinearizedPosterior:
     """The part of a Solution that is the same however the linear system is solved.
 
     A solver gives ``deviations`` (vertex -> posterior mean less operating point), ``all_messages`` (vertex -> λ),
-    ``draws``, ``variance``, ``covariance`` and ``log_evidence``.
+    ``draws``, ``variance``, ``covariance_by_pattern`` and ``log_evidence``.
 
+    pattern: sample -> the row of what is computed once for all samples that miss the same entries.
     relevant: the targets, what is observed, and their ancestors; all others are barren, and left out.
     """
 
     deviations: Mapping[str, Array]
     all_messages: Mapping[str, Array]
+    pattern: Array
 
     def __init__(self, point: Linearization, targets: Sequence[str]) -> None:
         self.point, self.net, self.evidence = point, point.net, point.evidence
@@ -46,9 +48,39 @@ class LinearizedPosterior:
         """Shape: (samples, *event)."""
         raise NotImplementedError
 
+    def covariance_by_pattern(self, a: str, b: str) -> Array:
+        """Shape: (patterns, size of a, size of b); one row where all patterns have the same."""
+        raise NotImplementedError
+
     def covariance(self, a: str, b: str) -> Array:
         """Shape: (samples, size of a, size of b)."""
-        raise NotImplementedError
+        self.gaussian(a)
+        self.gaussian(b)
+        found = self.covariance_by_pattern(a, b)
+        found = (found + found.swapaxes(1, 2)) / 2 if a == b else found
+        return per_sample(found.astype(self.net.dtype), self.pattern)
+
+    def summed_covariance(self, pairs: Sequence[tuple[str, str]], counts: Array) -> Array | None:
+        """Σ_n counts_n Σ_(a, b) Cov_n(a, b), each pattern computed once.
+
+        Args:
+            pairs: vertices of the same two sizes in every pair.
+            counts: a weight for each sample.  Shape: (samples,).
+
+        Returns:
+            shape (size of a, size of b), in float64; None where all of it is zero.
+        """
+        by_pattern, total = np.bincount(self.pattern, counts), None
+        for a, b in pairs:
+            if self._known(a) or self._known(b):
+                continue
+            cov = self.covariance_by_pattern(a, b)
+            part = cov[0] * counts.sum() if len(cov) == 1 else np.tensordot(by_pattern, cov, 1)
+            total = part if total is None else total + part
+        return total
+
+    def _known(self, name: str) -> bool:
+        return self.point.closed(name) or name in self.evidence.do
 
     def log_evidence(self) -> Array:
         """Nats.  Shape: (samples,)."""
