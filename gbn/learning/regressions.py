@@ -116,7 +116,8 @@ def read_families(net: GaussianBayesNet, frozen: Frozen) -> list[Family]:
             families[key].members.append((name, mean.regressors))
         else:
             families[key] = Family(vertex.noise, vertex.size, [(name, mean.regressors)], mean, mean.learned)
-    chosen = [f for f in families.values() if f.learned or f.noise not in frozen.noises]
+    # Roots are kept even so: their moments serve parameter expansion.
+    chosen = [f for f in families.values() if f.mean is None or f.learned or f.noise not in frozen.noises]
     faults = [fault for f in chosen if f.mean is not None for fault in f.mean.faults()]
     if faults:
         raise LearningError("\n  - ".join(["method 'em' learns regressions, and these are none:", *faults]))
