@@ -1,9 +1,9 @@
 """Fewer rows that say the same: sufficient statistics, in the form of data.
 
-In a linear-Gaussian net the log-evidence of rows that miss the same entries, and every expected second moment, depend on
-these rows through Σ w, Σ w y and Σ w y yᵀ alone, y what they observe.  So n rows of d numbers are replaced by d + 1 rows
-of equal weight with the same three sums: y_k = ȳ + √((d + 1) / Σw) (H R)_k, with Rᵀ R the scatter about the mean ȳ and
-H the d last columns of an orthogonal matrix whose first one is constant (a Helmert matrix).
+In a linear-Gaussian net the log-evidence of rows that miss the same entries, and every expected second moment, depend
+on these rows through Σ w, Σ w y and Σ w y yᵀ alone, y what they observe.  So n rows of d numbers are replaced by d + 1
+rows of equal weight with the same three sums: y_k = ȳ + √((d + 1) / Σw) (H R)_k, with Rᵀ R the scatter about the mean
+ȳ, and H the d last columns of an orthogonal matrix whose first one is constant (a Helmert matrix).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 
 def condensed(data: Data) -> Data:
-    """Data with at most d + 1 rows for each pattern of missing entries; the net must be linear, and no label observed."""
+    """Data with at most d + 1 rows for each pattern of missing entries, for a linear net without observed labels."""
     evidence = data.evidence
     held = [(kind, name, a) for kind in ("values", "do") for name, a in getattr(evidence, kind).items()]
     held = [(kind, name, a) for kind, name, a in held if evidence.net.vertices[name].plated]
@@ -45,7 +45,7 @@ def condensed(data: Data) -> Data:
             part = np.where(evidence.masks[name][source], part, 0.0)
         arrays[kind][name] = part.astype(a.dtype)
     masks: Mapping[str, Array] = {name: mask[source] for name, mask in evidence.masks.items()}
-    few = replace(evidence, samples=len(source), masks=masks, **arrays)
+    few = replace(evidence, samples=len(source), masks=masks, values=arrays["values"], do=arrays["do"])
     return Data(few, weights)
 
 

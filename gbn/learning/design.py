@@ -113,8 +113,8 @@ class Mean:
     def faults(self) -> list[str]:
         """What keeps the mean from being a regression, a sentence each."""
         out = [
-            f"{self.name!r}: its mean is not linear in {self._shown()}, because of {at!r} ({self.net.vertices[at].op}); "
-            "give the result before it noise (net.set_noise), or freeze the parameters"
+            f"{self.name!r}: its mean is not linear in {self._shown()}, because of {at!r} "
+            f"({self.net.vertices[at].op}); give the result before it noise (net.set_noise), or freeze the parameters"
             for at in self._nonlinear(self.regressors)
         ]
         for parameter in () if out else self.learned:

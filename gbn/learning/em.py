@@ -1,8 +1,8 @@
 """Method "em": exact expectation maximisation for nets that are linear-Gaussian given the data.
 
 E-step: second moments of every CPD under the posterior (:mod:`gbn.learning.expectations`).  M-step: every CPD is a
-regression on them (:mod:`gbn.learning.maximisation`).  The log-evidence never falls; a round that lowers it by more than
-rounding stops the fit and is reported as a defect.
+regression on them (:mod:`gbn.learning.maximisation`).  The log-evidence never falls; a round that lowers it by more
+than rounding stops the fit and is reported as a defect.
 
 Source: Dempster, Laird & Rubin (1977); law and notation as in Ghahramani & Hinton, *Parameter estimation for linear
 dynamical systems* (1996), of which a net with tied transitions is an instance.
@@ -19,7 +19,7 @@ from gbn.errors import LearningError, ShapeError, UnknownNameError
 from gbn.learning.condensation import condensed
 from gbn.learning.data import Data
 from gbn.learning.expansion import Gauge, find_gauges
-from gbn.learning.expectations import Expected, Moments, estep, moments_of
+from gbn.learning.expectations import Expected, estep, moments_of
 from gbn.learning.maximisation import Priors, maximise, parameter_groups
 from gbn.learning.numbers import Frozen, with_values
 from gbn.learning.regressions import Family, read_families
@@ -78,7 +78,12 @@ def learner(
             options that cannot be used.
         UnknownNameError, ShapeError: names and masks.
     """
-    for name, number in (("max_iter", max_iter), ("tol", tol), ("restarts", restarts), ("variance_floor", variance_floor)):
+    for name, number in (
+        ("max_iter", max_iter),
+        ("tol", tol),
+        ("restarts", restarts),
+        ("variance_floor", variance_floor),
+    ):
         if not number >= 0:
             raise LearningError(f"{name}: got {number}, expected a number of at least 0")
     families = read_families(net, frozen)
@@ -234,7 +239,9 @@ class EM:
         if self.wants_errors:
             from gbn.learning.standard_errors import standard_errors
 
-            out["standard_errors"] = standard_errors(best, self.data, self.families, self.priors)
+            out["standard_errors"] = standard_errors(
+                best, self.data, self.families, self.priors, [gauge.root for gauge in self.gauges]
+            )
         return out
 
 
@@ -294,7 +301,9 @@ class _Options:
         for name, pair in by_name.items():
             count, variance = map(float, pair)
             if not (count >= 0 and variance > 0 and np.isfinite(count + variance)):
-                raise LearningError(f"noise_prior of {name!r}: got {pair}, expected (count of at least 0, variance > 0)")
+                raise LearningError(
+                    f"noise_prior of {name!r}: got {pair}, expected (count of at least 0, variance > 0)"
+                )
             out[self._noise(name, "noise_prior")] = (count, variance)
         return out
 

@@ -109,7 +109,9 @@ def parameter_groups(families: Sequence[Family]) -> list[set[str]]:
         for name in family.learned[1:]:
             parent[root(name)] = root(family.learned[0])
         blocks = family.blocks()
-        conflicts |= {frozenset((a, b)) for i, one in enumerate(blocks) for c in blocks[i + 1 :] for a in one for b in c}
+        conflicts |= {
+            frozenset((a, b)) for i, one in enumerate(blocks) for c in blocks[i + 1 :] for a in one for b in c
+        }
     out: list[set[str]] = []
     for name in parent:
         for group in out:
@@ -248,9 +250,7 @@ def solve_spd(square: Array, right: Array, now: Array, name: str, notes: set[str
     return np.asarray(now + scale[:, None] * (basis @ ((basis.T @ gap) / values[kept, None])))
 
 
-def _noises(
-    net: GaussianBayesNet, parts: Parts, values: Values, priors: Priors, notes: set[str]
-) -> dict[str, Array]:
+def _noises(net: GaussianBayesNet, parts: Parts, values: Values, priors: Priors, notes: set[str]) -> dict[str, Array]:
     """New covariances: the mean squared residual of all families that share a noise, in its form."""
     totals: dict[str, tuple[Array, float]] = {}
     for family, moments in parts:
