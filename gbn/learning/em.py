@@ -40,7 +40,7 @@ def learner(
     rng: np.random.Generator,
     *,
     max_iter: int = 500,
-    tol: float = 1e-7,
+    tol: float | None = 1e-7,
     engine: str = "exact",
     engine_options: Mapping[str, Any] | None = None,
     px: bool = True,
@@ -56,7 +56,7 @@ def learner(
 
     Args:
         max_iter: iterations at most, for each start.
-        tol: stop when an iteration gains no more than this, in nats per observed number.
+        tol: stop when an iteration gains no more than this, in nats per observed number; None: make all iterations.
         engine: of the E-step: "exact"; "vmp", whose bound is climbed instead; or "pc", whose posterior is a point.
         engine_options: of that engine.
         px: parameter expansion for latent roots whose children take up their mean and covariance (factor analysis);
@@ -80,7 +80,7 @@ def learner(
     """
     for name, number in (
         ("max_iter", max_iter),
-        ("tol", tol),
+        ("tol", tol or 0),
         ("restarts", restarts),
         ("variance_floor", variance_floor),
     ):
@@ -119,7 +119,7 @@ class EM:
         *,
         engine: tuple[str, Mapping[str, Any]],
         max_iter: int,
-        tol: float,
+        tol: float | None,
         px: bool,
         restarts: int,
         standard_errors: bool,
@@ -128,7 +128,7 @@ class EM:
         self.engine, self.max_iter, self.tol, self.restarts = engine, max_iter, tol, restarts
         self.wants_errors = standard_errors
         self.rounds = max_iter * (restarts + 1)
-        self.remedy = f"raise max_iter (now {max_iter}), or tol (now {tol:g})"
+        self.remedy = f"raise max_iter (now {max_iter}), or tol (now {tol})"
         self.groups = parameter_groups(families)
         rows = condensed(data) if engine[0] == "exact" and net.is_linear() else data
         self.few, self.estep = rows, estep(rows, families, *engine)
@@ -186,9 +186,14 @@ class EM:
 
     def _watch(self, before: float) -> None:
         """Note a fall of the objective that rounding does not explain."""
-        resolution = 1e-9 if self.net.dtype == np.float64 else 1e-4
-        slack = 1.0 if self.engine[0] == "exact" else 1e3
-        if self.value < before - resolution * slack * (abs(before) + self.observed):
+        if self.value >= before:
+            return
+        # Rounding grows with the spread of the variances, as the condition of the posterior does.
+        variances = [q.diagonal() for q in self.net.noises.values()]
+        spread = max(v.max() for v in variances) / min(v.min() for v in variances)
+        resolution = max(1e-9, 100 * float(np.finfo(self.net.dtype).eps) * min(spread, 1e10))
+        slack = resolution * (1 if self.engine[0] == "exact" else 1e3) * (abs(before) + self.observed)
+        if not self.value >= before - slack:
             self._failure = (
                 f"the objective fell from {before:.12g} to {self.value:.12g} in iteration {self.iteration}, which EM "
                 "never does: a defect of gbn, please report it with the net; the best round is returned"
@@ -196,10 +201,13 @@ class EM:
 
     def _settled(self) -> bool:
         """Whether this start has arrived or used up its iterations."""
-        return self.change <= self.tol or self.iteration >= self.max_iter
+        return self._steady() or self.iteration >= self.max_iter
+
+    def _steady(self) -> bool:
+        return self.tol is not None and self.change <= self.tol
 
     def arrived(self) -> str | None:
-        if self.change <= self.tol and self.start >= self.restarts:
+        if self._steady() and self.start >= self.restarts:
             return f"gained {self.change:.2g} nats per observed number in iteration {self.iteration}"
         return None
 
