@@ -10,6 +10,14 @@ ROWS, SENSORS, FACTORS = 1000, 50, 5
 
 
 @pytest.fixture(scope="module")
+def two_factors():
+    """Six sensors, three for each of two clear factors."""
+    rng = np.random.default_rng(5)
+    loadings = np.kron(np.eye(2), [[2.0], [-1.5], [1.0]])
+    return rng.normal(size=(200, 2)) @ loadings.T + 0.7 * rng.normal(size=(200, 6))
+
+
+@pytest.fixture(scope="module")
 def readings():
     rng = np.random.default_rng(0)
     loadings, spread = rng.normal(size=(SENSORS, FACTORS)), rng.uniform(0.5, 2, SENSORS)
@@ -70,41 +78,39 @@ def test_probabilistic_pca_equals_the_closed_form(readings):
 
 
 def test_missing_cells_beat_imputing_the_mean(readings):
-    y, held = readings[:ROWS].copy(), readings[ROWS:]
+    y, held = readings[:300, :20].copy(), readings[ROWS:, :20]
     y[np.random.default_rng(2).random(y.shape) < 0.2] = np.nan
-    result = factor_net().fit({"y": y}, tol=1e-6)
+    result = factor_net(20).fit({"y": y}, tol=1e-6)
     trace = result.history.column("log_evidence")
     assert result.converged
     assert (np.diff(trace) >= -1e-9 * np.abs(trace[:-1])).all()
     filled = np.where(np.isnan(y), np.nanmean(y, axis=0), y)
     peer = FactorAnalysis(FACTORS).fit(filled)
-    assert result.net.query([], {"y": held}).log_evidence.mean() > peer.score(held) + 1
+    assert result.net.query([], {"y": held}).log_evidence.mean() > peer.score(held) + 0.5
 
 
-def test_without_a_bias_the_mean_stays_where_it_is(readings):
-    y = readings[:200, :10] - readings[:200, :10].mean(0)
-    result = factor_net(10, 2, bias=False).fit({"y": y})
+def test_without_a_bias_the_mean_stays_where_it_is(two_factors):
+    y = two_factors - two_factors.mean(0)
+    result = factor_net(6, 2, bias=False).fit({"y": y})
     assert result.diagnostics["expanded"] == ("z",)
     assert not result.net["z"].value.any()
     peer = FactorAnalysis(2, tol=1e-10, max_iter=5000, svd_method="lapack").fit(y)
     np.testing.assert_allclose(result.history[-1]["log_evidence"], peer.score(y) * 200, rtol=1e-5)
 
 
-def test_two_roots_are_expanded_side_by_side(readings):
-    y = readings[:300, :12]
+def test_two_roots_are_expanded_side_by_side(two_factors):
+    y = two_factors
     net = gbn.GaussianBayesNet()
     rng = np.random.default_rng(0)
-    net.add_input("a", 2, mean=[1.0, 2.0], cov=[[1.0, 0.5], [0.5, 2.0]])
+    net.add_input("a", 1, mean=[1.0], cov=[[2.0]])
     net.add_input("b", 1, mean=0.0, cov=3.0)
-    net.add_linear(
-        "y", {"a": rng.normal(size=(12, 2)), "b": rng.normal(size=(12, 1))}, bias=np.zeros(12), cov=np.ones(12)
-    )
+    net.add_linear("y", {"a": rng.normal(size=(6, 1)), "b": rng.normal(size=(6, 1))}, bias=np.zeros(6), cov=np.ones(6))
     result = net.fit({"y": y}, max_iter=1000)
     assert result.diagnostics["expanded"] == ("a", "b")
     np.testing.assert_array_equal(result.net.noise("a").value, net.noise("a").value)
-    np.testing.assert_array_equal(result.net["a"].value, [1.0, 2.0])
-    peer = FactorAnalysis(3, tol=1e-10, max_iter=5000, svd_method="lapack").fit(y)
-    np.testing.assert_allclose(result.history[-1]["log_evidence"], peer.score(y) * 300, rtol=1e-5)
+    np.testing.assert_array_equal(result.net["a"].value, [1.0])
+    peer = FactorAnalysis(2, tol=1e-10, max_iter=5000, svd_method="lapack").fit(y)
+    np.testing.assert_allclose(result.history[-1]["log_evidence"], peer.score(y) * 200, rtol=1e-5)
 
 
 def test_roots_are_no_gauge_where_their_weights_are_not_free(readings):
@@ -124,8 +130,8 @@ def test_roots_are_no_gauge_where_their_weights_are_not_free(readings):
 
 def test_restarts_keep_the_best(readings):
     y = readings[:100, :6]
-    single = factor_net(6, 2).fit({"y": y}, max_iter=60)
-    several = factor_net(6, 2).fit({"y": y}, max_iter=60, restarts=3, seed=4)
+    single = factor_net(6, 2).fit({"y": y}, tol=1e-4)
+    several = factor_net(6, 2).fit({"y": y}, tol=1e-4, restarts=3, seed=4)
     starts = several.history.column("start")
     assert set(starts) == {0, 1, 2, 3}
     best = several.history.column("objective").max()
@@ -152,9 +158,9 @@ def test_standard_errors_of_a_regression_are_the_textbooks():
     np.testing.assert_allclose(found["y.noise"], sigma2 * np.sqrt(2 / 80), rtol=1e-6)
 
 
-def test_standard_errors_are_infinite_where_factors_may_be_rotated(readings):
-    y = readings[:200, :6]
-    result = factor_net(6, 2).fit({"y": y}, tol=1e-10, max_iter=3000, standard_errors=True)
+def test_standard_errors_are_infinite_where_factors_may_be_rotated(two_factors):
+    y = two_factors
+    result = factor_net(6, 2).fit({"y": y}, tol=1e-9, standard_errors=True)
     assert np.isinf(result.standard_errors["y.z.weight"]).all()
     assert np.isfinite(result.standard_errors["y.bias"]).all()
     assert np.isfinite(result.standard_errors["y.noise"]).all()
