@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
 
+_WHEN_TO_STOP = ("max_iter", "epochs", "tol")
 METHODS = {
     "em": "gbn.learning.em",
 }
@@ -39,9 +40,14 @@ def learner(method: str) -> Callable[..., Learner]:
     return make
 
 
+def _defaults(make: Callable[..., Learner]) -> dict[str, Any]:
+    """The options of a method, with their defaults."""
+    return {p.name: p.default for p in signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
 def check_options(method: str, options: Mapping[str, Any]) -> None:
     """Raise UnknownNameError at an option that the method does not have."""
-    known = [p.name for p in signature(learner(method)).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = _defaults(learner(method))
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of method {method!r}", option, known)
@@ -100,7 +106,7 @@ def fit(
     mark = ""
     if checkpoint is not None:
         # How long to go on is not part of what a fit is: a checkpoint may be taken further.
-        decisive = {k: v for k, v in options.items() if k not in ("max_iter", "epochs")}
+        decisive = {k: v for k, v in (_defaults(make) | options).items() if k not in _WHEN_TO_STOP}
         decisive |= {"validation": None if held is None else fingerprint(net, held, {}), "method": method}
         decisive |= {"freeze": sorted(frozen.values | frozen.noises), "rng": rng.bit_generator.state}
         mark = fingerprint(net, rows, decisive)
