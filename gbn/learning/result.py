@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -61,9 +61,3 @@ class FitResult:
         """Parameter, or noise -> standard error of each entry, where the method was asked for them; else empty."""
         found: Mapping[str, Array] = self.diagnostics.get("standard_errors", {})
         return found
-
-    def summary(self) -> Sequence[tuple[str, Any]]:
-        """Label and value: what there is to say in short."""
-        last = self.history[-1] if self.history else {}
-        facts: list[tuple[str, Any]] = [("method", self.method), ("stopped", self.reason)]
-        return [*facts, *((key.replace("_", " "), value) for key, value in last.items())]

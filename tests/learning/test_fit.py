@@ -187,8 +187,8 @@ class TestCheckpoints:
         path = tmp_path / "fit.ckpt"
         with pytest.warns(ConvergenceWarning):
             factor_net().fit({"y": readings()}, checkpoint=path, max_iter=3, checkpoint_every=2)
-        result = factor_net().fit({"y": readings()}, checkpoint=path, tol=1e-7)
-        self.resumed_equals(result, factor_net().fit({"y": readings()}, tol=1e-7))
+        result = factor_net().fit({"y": readings()}, checkpoint=path, tol=1e-5)
+        self.resumed_equals(result, factor_net().fit({"y": readings()}, tol=1e-5))
 
     @pytest.mark.parametrize("other", [{"ridge": 0.1}, {"seed": 1}, {"freeze": ["z"]}, {"weights": np.ones(80) * 2}])
     def test_a_checkpoint_of_another_fit_is_refused(self, tmp_path, other):
