@@ -385,7 +385,7 @@ class InformationPosterior(LinearizedPosterior):
         """The covariance of vertices that meet in no front: one solve against the unit vectors of the first."""
         batch = max(self.factorization.batch, *(len(block) for block in left.values()))
         columns = np.zeros((batch, size, self.plan.size))
-        own = [self.plan.fronts[place].own for place in self.plan.place]
+        own = self.plan.spans
         for k, block in left.items():
             columns[:, :, own[k]] = dense(block)
         solved = self.factorization.solve(columns)

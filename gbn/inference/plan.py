@@ -1,0 +1,304 @@
+"""Who is eliminated when: orders of elimination, and their plans, which depend on the structure of a system alone.
+
+A plan gathers fronts of equal shape that do not wait for one another into *groups*, each a few calls on stacked arrays.
+On a chain of many small variables the order of least fill leaves nothing to gather; there the variables are eliminated
+in rounds of independent ones (on a chain every other one: odd-even reduction), so that there are few groups.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Group", "Index", "Link", "Plan", "make_plan", "minimum_degree"]
+
+Array = np.ndarray[Any, Any]
+Index = slice | Array
+Sizes = tuple[int, ...]
+# Fronts of more entries than this are not stacked: their products take longer than the calls.
+_LARGEST_STACKED = 64
+# Multiplications that take as long as the calls for one group.
+_GROUP = 2e5
+# In a round, variables of up to this many times the least degree go.
+_SLACK = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """What the fronts of a group take from elements, or from the updates of another group.
+
+    source: number of the other group; None for elements.
+    members: numbers of the elements, or of the fronts within the other group.
+    targets: the fronts that take them.
+    index: the entries where they lie in those fronts.
+    starts: where a front takes several, the beginning of its run among the members; None where each takes one.
+    """
+
+    source: int | None
+    members: Index
+    targets: Index
+    index: Index
+    starts: Array | None
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Fronts that are eliminated together: a variable each, and its neighbours then.
+
+    count: of fronts; size: entries of a variable; width: entries of its neighbours.
+    own: the entries of the variables, one after another, in the order of elimination.
+    rest: the entries of the neighbours, those of one front after another.
+    runs: where fronts share neighbours, (order, starts, entries): ``rest`` sorted, and where each of ``entries`` begins.
+    elements: those that begin here; children: updates.
+    """
+
+    count: int
+    size: int
+    width: int
+    own: slice
+    rest: Index
+    runs: tuple[Array, Array, Array] | None
+    elements: tuple[Link, ...]
+    children: tuple[Link, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Who is eliminated when, and where everything goes.
+
+    order: the variables as they are eliminated; place: variable -> its number in the order.
+    groups: in the order of elimination; where: variable -> its group, and its number there.
+    fronts: variable -> it and its neighbours at its elimination, in the order of elimination.
+    spans: variable -> its entries among all, in the order of elimination.
+    elements: for each element its variables in the order of elimination.
+    size: entries of all variables; entries: stored numbers; flops: multiplications of a factorisation.
+    """
+
+    order: Sizes
+    place: Sizes
+    groups: tuple[Group, ...]
+    where: tuple[tuple[int, int], ...]
+    fronts: tuple[Sizes, ...]
+    spans: tuple[slice, ...]
+    elements: tuple[Sizes, ...]
+    size: int
+    entries: int
+    flops: float
+
+    @property
+    def cost(self) -> float:
+        """Of a factorisation and of the inverse, in multiplications, calls counted in."""
+        return 3 * self.flops + _GROUP * len(self.groups)
+
+
+def minimum_degree(
+    sizes: Sequence[int], elements: Sequence[Sequence[int]], rounds: bool = False
+) -> tuple[list[int], list[set[int]]]:
+    """An order of elimination that keeps fronts small, and each variable's neighbours when its turn comes.
+
+    The variable with the fewest neighbouring entries goes next, by the approximate degrees of Amestoy, Davis & Duff
+    (1996): elements stand for the cliques they are, and one within another is absorbed.
+
+    rounds: variables that became neighbours of one eliminated in this round wait for the next, as long as others of
+        small degree are left (multiple elimination: Liu 1985).
+    """
+    content: dict[int, set[int]] = {e: set(variables) for e, variables in enumerate(elements)}
+    of: list[set[int]] = [set() for _ in sizes]
+    for e, variables in content.items():
+        for v in variables:
+            of[v].add(e)
+    weight = {e: sum(sizes[v] for v in variables) for e, variables in content.items()}
+    degree = [sum(weight[e] - sizes[v] for e in of[v]) for v in range(len(sizes))]
+    heap = [(degree[v], v) for v in range(len(sizes))]
+    heapq.heapify(heap)
+    order: list[int] = []
+    neighbours: list[set[int]] = [set() for _ in sizes]
+    done = [False] * len(sizes)
+    waiting: set[int] = set()
+    limit = float("inf")
+    while heap or waiting:
+        if waiting and (not heap or heap[0][0] > limit):
+            for v in waiting:
+                heapq.heappush(heap, (degree[v], v))
+            waiting, limit = set(), float("inf")
+        d, v = heapq.heappop(heap)
+        if done[v] or d != degree[v] or v in waiting:
+            continue
+        if rounds and limit == float("inf"):
+            limit = _SLACK * d
+        done[v] = True
+        order.append(v)
+        taken = of[v]
+        front = set[int]().union(*(content.pop(e) for e in taken))
+        front.discard(v)
+        neighbours[v] = front
+        if not front:
+            continue
+        new = len(elements) + len(order)
+        for u in front:
+            of[u] -= taken
+        outside = _outside(front, of, weight, sizes)
+        for e, left in outside.items():
+            if not left:
+                for u in content.pop(e):
+                    of[u].discard(e)
+        content[new], weight[new] = set(front), sum(sizes[u] for u in front)
+        for u in front:
+            degree[u] = weight[new] - sizes[u] + sum(outside[e] for e in of[u])
+            of[u].add(new)
+            if rounds:
+                waiting.add(u)
+            else:
+                heapq.heappush(heap, (degree[u], u))
+    return order, neighbours
+
+
+def _outside(front: set[int], of: list[set[int]], weight: dict[int, int], sizes: Sequence[int]) -> dict[int, int]:
+    """Entries that each element touching the front has outside it (eliminated variables are in no element)."""
+    out: dict[int, int] = {}
+    for u in front:
+        for e in of[u]:
+            out[e] = out.get(e, weight[e]) - sizes[u]
+    return out
+
+
+@lru_cache(maxsize=16)
+def make_plan(sizes: Sizes, elements: tuple[Sizes, ...]) -> Plan:
+    """The plan of an elimination, the cheaper of two; cached, for a net is asked again with the same evidence pattern.
+
+    Args:
+        sizes: entries of each variable.
+        elements: the variables of each element; every variable must be in one.
+    """
+    plan = _planned(sizes, elements, *minimum_degree(sizes, elements))
+    if 3 * plan.flops > _GROUP * len(plan.groups):
+        return plan
+    return min(plan, _planned(sizes, elements, *minimum_degree(sizes, elements, rounds=True)), key=lambda p: p.cost)
+
+
+def _planned(sizes: Sizes, elements: Sequence[Sizes], order: Sequence[int], neighbours: Sequence[set[int]]) -> Plan:
+    """The plan of an order, in which fronts of equal shape and equal height above the leaves are brought together."""
+    before = _inverted(order)
+    # A front holds ancestors of one another only, so that an order by height leaves them as they are.
+    fronts = tuple((v, *sorted(neighbours[v], key=before.__getitem__)) for v in range(len(sizes)))
+    height = [0] * len(sizes)
+    for v in order:
+        if len(fronts[v]) > 1:
+            parent = fronts[v][1]
+            height[parent] = max(height[parent], height[v] + 1)
+    kinds: dict[Any, list[int]] = {}
+    for v in order:
+        shape = tuple(sizes[u] for u in fronts[v])
+        kinds.setdefault((height[v], shape if sum(shape) <= _LARGEST_STACKED else v), []).append(v)
+    stacks = [kinds[key] for key in sorted(kinds, key=lambda key: key[0])]
+    order = [v for stack in stacks for v in stack]
+    place = _inverted(order)
+    ends = np.cumsum([sizes[v] for v in order]).tolist()
+    entries = tuple(slice(ends[p] - size, ends[p]) for p, size in zip(place, sizes, strict=True))
+    where = [(0, 0)] * len(sizes)
+    for number, stack in enumerate(stacks):
+        for k, v in enumerate(stack):
+            where[v] = number, k
+    sorted_ = tuple(tuple(sorted(e, key=place.__getitem__)) for e in elements)
+    owned = _linked(((None, k, e, e[0]) for k, e in enumerate(sorted_) if e), fronts, sizes, where)
+    updates = ((*where[front[0]], front[1:], front[1]) for front in fronts if len(front) > 1)
+    children = _linked(updates, fronts, sizes, where)
+    groups = tuple(
+        _group([fronts[v] for v in stack], sizes, entries, owned.get(number, ()), children.get(number, ()))
+        for number, stack in enumerate(stacks)
+    )
+    return Plan(
+        order=tuple(order),
+        place=tuple(place),
+        groups=groups,
+        where=tuple(where),
+        fronts=fronts,
+        spans=entries,
+        elements=sorted_,
+        size=ends[-1] if ends else 0,
+        entries=sum(2 * g.count * g.size * (g.size + g.width) for g in groups),
+        flops=float(sum(g.count * g.size * (g.size + g.width) ** 2 for g in groups)),
+    )
+
+
+def _inverted(order: Sequence[int]) -> list[int]:
+    place = [0] * len(order)
+    for k, v in enumerate(order):
+        place[v] = k
+    return place
+
+
+def _linked(
+    parts: Iterable[tuple[int | None, int, Sizes, int]],
+    fronts: Sequence[Sizes],
+    sizes: Sizes,
+    where: Sequence[tuple[int, int]],
+) -> dict[int, tuple[Link, ...]]:
+    """Group -> links.  parts: source, number there, variables, and the variable whose front takes it."""
+    alike: dict[tuple[int, int | None, Sizes], list[tuple[int, int]]] = {}
+    for source, member, variables, taker in parts:
+        group, target = where[taker]
+        slots = tuple(map(fronts[taker].index, variables))
+        alike.setdefault((group, source, slots), []).append((target, member))
+    out: dict[int, tuple[Link, ...]] = {}
+    example = {group: v for v, (group, _) in enumerate(where)}
+    for (group, source, slots), pairs in alike.items():
+        targets, members = np.array(sorted(pairs)).T
+        once, starts = np.unique(targets, return_index=True)
+        link = Link(
+            source,
+            members if source is None else _index(members),
+            _index(once),
+            _index(_within(fronts[example[group]], slots, sizes)),
+            None if len(once) == len(targets) else starts,
+        )
+        out[group] = (*out.get(group, ()), link)
+    return out
+
+
+def _within(front: Sizes, slots: Sizes, sizes: Sizes) -> Array:
+    """Entries of a front that belong to some of its variables."""
+    starts = np.cumsum([0, *(sizes[v] for v in front)])
+    return np.concatenate([np.arange(starts[k], starts[k + 1]) for k in slots])
+
+
+def _group(
+    fronts: Sequence[Sizes],
+    sizes: Sizes,
+    entries: Sequence[slice],
+    elements: tuple[Link, ...],
+    children: tuple[Link, ...],
+) -> Group:
+    first = fronts[0]
+    columns = [
+        np.array([entries[front[slot]].start for front in fronts])[:, None] + np.arange(sizes[first[slot]])
+        for slot in range(1, len(first))
+    ]
+    rest = np.concatenate(columns, axis=1).reshape(-1) if columns else np.zeros(0, int)
+    runs = None
+    if len(fronts) > 1 and len(rest):
+        order = np.argsort(rest, kind="stable")
+        once, starts = np.unique(rest[order], return_index=True)
+        runs = None if len(once) == len(rest) else (order, starts, once)
+    return Group(
+        count=len(fronts),
+        size=sizes[first[0]],
+        width=len(rest) // len(fronts),
+        own=slice(entries[first[0]].start, entries[fronts[-1][0]].stop),
+        rest=_index(rest),
+        runs=runs,
+        elements=elements,
+        children=children,
+    )
+
+
+def _index(positions: Array) -> Index:
+    """The same positions as a slice, which numpy reads without a copy, where they are consecutive."""
+    if len(positions) and (np.diff(positions) == 1).all():
+        return slice(int(positions[0]), int(positions[-1]) + 1)
+    return positions
