@@ -134,15 +134,17 @@ class Factorization:
             rests[k] = _NOTHING
             m, size = group.size, group.size + group.width
             if not group.width:
-                whole = out[k] = own
+                whole = out[k] = (own + own.swapaxes(2, 3)) / 2
             else:
                 cross = -gain @ rest
                 whole = np.empty((self.batch, group.count, size, size))
-                whole[..., :m, :m] = own - cross @ gain.swapaxes(2, 3)
+                block = own - cross @ gain.swapaxes(2, 3)
+                whole[..., :m, :m] = (block + block.swapaxes(2, 3)) / 2
                 whole[..., :m, m:] = cross
                 whole[..., m:, :m] = cross.swapaxes(2, 3)
                 whole[..., m:, m:] = rest
                 out[k] = whole[..., :m, :].copy()
+            out[k].flags.writeable = False
             for link in group.children:
                 taken = whole[_square(link)]
                 if link.starts is not None:
@@ -156,7 +158,10 @@ class Factorization:
         return other in self.plan.fronts[first]
 
     def covariance(self, a: int, b: int) -> Array:
-        """The block (a, b) of K⁻¹ for two variables that are together.  Shape: (batch, size of a, size of b)."""
+        """The block (a, b) of K⁻¹ for two variables that are together; read-only, and symmetric where they are one.
+
+        Shape: (batch, size of a, size of b).
+        """
         group, number = self.plan.where[a]
         rows = self._inverse[group][:, number]
         if a == b:

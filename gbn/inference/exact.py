@@ -14,9 +14,12 @@ import numpy as np
 from gbn.errors import IllConditionedError, InferenceError
 from gbn.evidence import Evidence
 from gbn.inference import predictive_coding
-from gbn.inference.information import InformationPosterior, Structure
+from gbn.inference.factors import Factors
+from gbn.inference.hidden import Structure
+from gbn.inference.information import InformationPosterior
 from gbn.inference.jacobians import is_entrywise
 from gbn.inference.observation_space import ObservationPosterior
+from gbn.inference.plan import Plan
 from gbn.inference.solution import LinearizedPosterior, coordinates_observed
 from gbn.linearize import Linearization
 from gbn.maps import Contraction
@@ -127,19 +130,19 @@ def _chosen(
             f"give it noise with net.set_noise({{{certain[0]!r}: cov}})"
         )
     if solver == "information" or (solver == "auto" and not certain and size):
-        relevant = point.upstream({*targets, *point.evidence.values})
-        structure = Structure(point, relevant)
-        plan = structure.plan
-        costs = _costs(patterns[0] if patterns else point, structure, targets, size)
+        structure = Structure.of(point, targets)
+        systems = (patterns[0] if patterns else point).evidence.samples
+        plan, seconds, known = structure.plan(systems, -(-point.evidence.samples // systems))
+        costs = _costs(patterns[0] if patterns else point, structure, plan, targets, size)
         dense = size <= dense_limit
         if solver == "information" or (costs["information"] <= costs["observations"] and plan.entries):
-            solution = InformationPosterior(point, targets, patterns, structure)
+            solution = InformationPosterior(Factors(point, patterns, structure), targets, plan)
             found = figures | {
                 "solver": "information",
                 "hidden_coordinates": plan.size,
-                "stored_entries": plan.entries * solution.by_pattern.evidence.samples,
-                "plan_seconds": structure.seconds,
-                "plan_cached": structure.cached,
+                "stored_entries": plan.entries * systems,
+                "plan_seconds": seconds,
+                "plan_cached": known,
             }
             try:
                 # In one go, so that what rounding spoils here can still be asked of the other solver.
@@ -160,10 +163,29 @@ def _certain(point: Linearization) -> list[str]:
     return [n for n in point.evidence.values if net[n].kind != "likelihood" and net.noise(n) is None]
 
 
-def _costs(point: Linearization, structure: Structure, targets: Sequence[str], observed: int) -> dict[str, float]:
+def _costs(
+    point: Linearization, structure: Structure, plan: Plan, targets: Sequence[str], observed: int
+) -> dict[str, float]:
     """Multiplications of each solver for means and variances of the targets, its overhead counted in."""
     net, batch = point.net, point.evidence.samples
-    sweep = composed = 0.0
+    if "work" not in structure.notes:
+        structure.notes["work"] = _work(point, structure)
+    sweep, composed, elements = structure.notes["work"]
+    wanted = sum(net.vertices[n].size for n in targets if net.vertices[n].plated)
+    visits = len(structure.vertices)
+    dense = 2 * (observed + wanted) * sweep + observed**3 + wanted * float(observed) ** 2
+    too_much = plan.entries * batch > _MOST_ENTRIES
+    information = batch * (3 * plan.flops + elements + composed) + _ELIMINATION * visits
+    return {
+        "observations": batch * dense + 2 * _VISIT * visits * (1 + len(targets)),
+        "information": float("inf") if too_much else information,
+    }
+
+
+def _work(point: Linearization, structure: Structure) -> tuple[float, float, float]:
+    """Multiplications of a sweep, of the total Jacobians, and of the elements, for one row."""
+    net = point.net
+    sweep = composed = elements = 0.0
     for name in structure.vertices:
         size = net.vertices[name].size
         for position, parent in enumerate(point.parents(name)):
@@ -178,17 +200,6 @@ def _costs(point: Linearization, structure: Structure, targets: Sequence[str], o
             sweep += one
             # Blocks of a general map are pulled row by row; then they meet the totals of what lies above.
             composed += (0 if isinstance(map_, Contraction) else size * one) + float(size) * inner * inner
-    elements = 0.0
-    for number, name in enumerate(structure.factors):
-        entries = sum(structure.sizes[v] for v in structure.plan.elements[number])
-        elements += net.vertices[name].size * float(entries) ** 2
-    wanted = sum(net.vertices[n].size for n in targets if net.vertices[n].plated)
-    visits = len(structure.vertices)
-    dense = 2 * (observed + wanted) * sweep + observed**3 + wanted * float(observed) ** 2
-    plan = structure.plan
-    too_much = plan.entries * batch > _MOST_ENTRIES
-    information = batch * (3 * plan.flops + elements + composed) + _ELIMINATION * visits
-    return {
-        "observations": batch * dense + 2 * _VISIT * visits * (1 + len(targets)),
-        "information": float("inf") if too_much else information,
-    }
+    for name, variables in zip(structure.factors, structure.variables, strict=True):
+        elements += net.vertices[name].size * float(sum(structure.sizes[v] for v in variables)) ** 2
+    return sweep, composed, elements

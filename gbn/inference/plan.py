@@ -24,6 +24,8 @@ Sizes = tuple[int, ...]
 _LARGEST_STACKED = 64
 # Multiplications that take as long as the calls for one group.
 _GROUP = 2e5
+# Multiplications that take as long as moving an entry of a right-hand side to and from a stack.
+_STACKED = 30
 # In a round, variables of up to this many times the least degree go.
 _SLACK = 2.0
 
@@ -89,11 +91,6 @@ class Plan:
     size: int
     entries: int
     flops: float
-
-    @property
-    def cost(self) -> float:
-        """Of a factorisation and of the inverse, in multiplications, calls counted in."""
-        return 3 * self.flops + _GROUP * len(self.groups)
 
 
 def minimum_degree(
@@ -168,17 +165,26 @@ def _outside(front: set[int], of: list[set[int]], weight: dict[int, int], sizes:
 
 
 @lru_cache(maxsize=16)
-def make_plan(sizes: Sizes, elements: tuple[Sizes, ...]) -> Plan:
+def make_plan(sizes: Sizes, elements: tuple[Sizes, ...], systems: int = 1, columns: int = 1) -> Plan:
     """The plan of an elimination, the cheaper of two; cached, for a net is asked again with the same evidence pattern.
 
     Args:
         sizes: entries of each variable.
         elements: the variables of each element; every variable must be in one.
+        systems: how many of this structure are factored.
+        columns: right-hand sides of each.
     """
     plan = _planned(sizes, elements, *minimum_degree(sizes, elements))
-    if 3 * plan.flops > _GROUP * len(plan.groups):
+    if _cost(plan, systems, columns) > 2 * _GROUP * len(plan.groups):
         return plan
-    return min(plan, _planned(sizes, elements, *minimum_degree(sizes, elements, rounds=True)), key=lambda p: p.cost)
+    other = _planned(sizes, elements, *minimum_degree(sizes, elements, rounds=True))
+    return min(plan, other, key=lambda p: _cost(p, systems, columns))
+
+
+def _cost(plan: Plan, systems: int, columns: int) -> float:
+    """Of a factorisation, the inverse and a solution, in multiplications, calls counted in."""
+    solving = sum(g.count * (g.size + 2 * g.width) * (g.size + (_STACKED if g.count > 1 else 0)) for g in plan.groups)
+    return systems * (3 * plan.flops + columns * float(solving)) + _GROUP * len(plan.groups)
 
 
 def _planned(sizes: Sizes, elements: Sequence[Sizes], order: Sequence[int], neighbours: Sequence[set[int]]) -> Plan:
