@@ -38,6 +38,8 @@ def solver(name: str) -> Callable[..., Posterior]:
 
 def check_options(engine: str, options: Mapping[str, Any]) -> None:
     """Raise UnknownNameError at an option that the engine does not have."""
+    if not options:
+        return
     known = [p.name for p in signature(solver(engine)).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:

@@ -13,12 +13,13 @@ import numpy as np
 
 from gbn.errors import IllConditionedError, InferenceError
 from gbn.evidence import Evidence
-from gbn.inference import predictive_coding
-from gbn.inference.factors import Factors
+from gbn.inference.factors import Factors, one_row_a_pattern
 from gbn.inference.hidden import Structure
 from gbn.inference.information import InformationPosterior
 from gbn.inference.jacobians import is_entrywise
 from gbn.inference.observation_space import ObservationPosterior
+from gbn.inference.operating_point import operating_point as chosen_point
+from gbn.inference.operating_point import refuse_random_parameters
 from gbn.inference.plan import Plan
 from gbn.inference.solution import LinearizedPosterior, coordinates_observed
 from gbn.linearize import Linearization
@@ -67,34 +68,28 @@ def solve(
     """
     if solver not in SOLVERS:
         raise InferenceError(f"solver: got {solver!r}, expected one of {', '.join(map(repr, SOLVERS))}")
-    uncertain = [name for name in net.parameters if net[name].random and name not in evidence.do]
-    if uncertain:
-        raise InferenceError(
-            f"parameter {uncertain[0]!r} has a prior, which couples all samples and makes the net bilinear; engine "
-            "'exact' needs plain parameters (net.set_noise({name: None})); engine='pc' takes them as they are"
-        )
-    diagnostics: dict[str, Any] = {"operating_point": operating_point}
-    history: Sequence[Mapping[str, float]] = ()
-    converged = True
-    if operating_point == "equilibrium":
-        point, outcome, figures = predictive_coding.equilibrium(evidence, tol=tol, progress=progress)
-        diagnostics |= figures | {"stopped": outcome.reason}
-        history, converged = outcome.history, outcome.converged
-    elif operating_point == "forward":
-        point = Linearization.forward(evidence)
-    else:
-        raise InferenceError(f"operating_point: got {operating_point!r}, expected 'forward' or 'equilibrium'")
+    refuse_random_parameters(net, evidence, "exact")
+    point, arrival = chosen_point(evidence, operating_point, tol=tol, progress=progress)
     linear = net.is_linear()
-    solution, figures = _chosen(point, targets, _patterns(point) if linear else None, solver, dense_limit)
-    diagnostics |= figures
-    diagnostics |= {
+    solution, figures = _chosen(point, targets, one_row_a_pattern(point) if linear else None, solver, dense_limit)
+    diagnostics = {
+        "operating_point": operating_point,
+        **arrival.diagnostics,
+        **figures,
         "exact": "everything: the net is linear-Gaussian" if linear else "the posterior of the linearised net",
         "approximate": "nothing"
         if linear
         else f"the net is replaced by its linearisation at the {operating_point} point",
     }
     return Posterior(
-        net, evidence, "exact", targets, solution, converged=converged, history=history, diagnostics=diagnostics
+        net,
+        evidence,
+        "exact",
+        targets,
+        solution,
+        converged=arrival.converged,
+        history=arrival.history,
+        diagnostics=diagnostics,
     )
 
 
@@ -106,15 +101,6 @@ def messages_at(point: Linearization) -> tuple[Mapping[str, Array], int]:
     """
     size = coordinates_observed(point)
     return ObservationPosterior(point, (), None, size <= _DENSE_LIMIT).messages(), size
-
-
-def _patterns(point: Linearization) -> tuple[Linearization, Array]:
-    """The linearisation of one row for each pattern of missing entries, and which pattern each row has."""
-    evidence = point.evidence
-    rows, pattern = evidence.patterns()
-    if len(rows) == evidence.samples:
-        return point, np.arange(evidence.samples)
-    return Linearization.forward(evidence.rows(rows)), pattern
 
 
 def _chosen(

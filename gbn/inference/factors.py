@@ -25,7 +25,7 @@ from gbn.inference.hidden import Structure
 from gbn.inference.jacobians import Totals, dense
 from gbn.linearize import Linearization
 
-__all__ = ["Factors"]
+__all__ = ["Factors", "one_row_a_pattern"]
 
 Array = np.ndarray[Any, Any]
 # Factors are stacked, for one call on many, up to this many entries of their matrices.
@@ -47,6 +47,8 @@ class Factors:
     ) -> None:
         self.point, self.net, self.evidence = point, point.net, point.evidence
         self.structure = structure
+        self.by_pattern: Linearization
+        self.pattern: Array
         self.by_pattern, self.pattern = patterns or (point, np.arange(self.evidence.samples))
         self.totals = Totals(self.by_pattern, structure.hidden)
 
@@ -178,9 +180,7 @@ class Factors:
             out[name] = self.net.label_of(name).score(logits, self.evidence.values[name]).astype(np.float64)
         return out
 
-    def _by_noise(
-        self, apply: Callable[[Covariance, Array], Array], arrays: Mapping[str, Array]
-    ) -> dict[str, Array]:
+    def _by_noise(self, apply: Callable[[Covariance, Array], Array], arrays: Mapping[str, Array]) -> dict[str, Array]:
         """``apply(noise, array)`` of each vertex in float64, in one call for the vertices that share a noise."""
         sharing: dict[Any, list[str]] = defaultdict(list)
         for name, array in arrays.items():
@@ -209,7 +209,7 @@ class Factors:
             if name in structure.hidden:
                 if source is not None or message is not None:
                     heard = message if source is None else source if message is None else message + source
-                    out[name] = np.where(masks[name], 0.0, heard) if name in masks else np.asarray(heard)
+                    out[name] = np.where(masks[name], 0.0, np.asarray(heard)) if name in masks else np.asarray(heard)
                 message = None
             sent = message if source is None else source if self.is_label(name) else -source
             if sent is None:
@@ -234,6 +234,18 @@ class Factors:
             if name in self.sources:
                 total -= 0.5 * (self.point.errors[name] * self.sources[name]).reshape(len(total), -1).sum(axis=1)
         return total
+
+
+def one_row_a_pattern(point: Linearization) -> tuple[Linearization, Array]:
+    """The linearisation of one row for each pattern of missing entries, and which pattern each row has.
+
+    For linear nets: the other rows of a pattern have the same Jacobians.
+    """
+    evidence = point.evidence
+    rows, pattern = evidence.patterns()
+    if len(rows) == evidence.samples:
+        return point, np.arange(evidence.samples)
+    return Linearization.forward(evidence.rows(rows)), pattern
 
 
 def _side_by_side(columns: Sequence[Sequence[Array | None]], sizes: Sequence[int], size: int) -> Array:

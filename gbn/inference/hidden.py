@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gbn.evidence import Evidence
 from gbn.inference.elimination import Plan, make_plan
 from gbn.linearize import Linearization
 
@@ -69,9 +68,7 @@ class Structure:
                 own[name] = frozenset((self.hidden[name],))
             else:
                 own[name] = nothing if point.closed(name) else arriving[name]
-        return tuple(
-            tuple(sorted(arriving[n] | own[n] if n in self.hidden else arriving[n])) for n in self.factors
-        )
+        return tuple(tuple(sorted(arriving[n] | own[n] if n in self.hidden else arriving[n])) for n in self.factors)
 
     def plan(self, systems: int, columns: int) -> tuple[Plan, float, bool]:
         """The elimination for that many systems of this structure with so many right-hand sides each.

@@ -90,7 +90,9 @@ class InformationPosterior(FactoredPosterior):
         right = np.zeros((self.plan.size, count, samples))
         for name, variable in self.structure.hidden.items():
             if name in potentials:
-                right[spans[variable]] = np.moveaxis(potentials[name].reshape(-1, samples, _size(spans[variable])), 2, 0)
+                right[spans[variable]] = np.moveaxis(
+                    potentials[name].reshape(-1, samples, _size(spans[variable])), 2, 0
+                )
         which = None if self.slots.plain or self.factorization.batch == 1 else self.slots.which
         solved = self.factorization.solve(self.slots.gather(right).swapaxes(1, 2), which)
         right = np.moveaxis(self.slots.scatter(solved.swapaxes(1, 2), count), 0, 2)

@@ -131,8 +131,7 @@ class Totals:
         """
         out: dict[int, Array] = {}
         for position, parent in enumerate(self.point.parents(name)) if lines is None else lines:
-            totals = self._known.get(parent)
-            totals = self.of(parent) if totals is None else totals
+            totals = self.of(parent)
             map_ = self.point.map(name, position) if totals else None
             if map_ is None:
                 continue

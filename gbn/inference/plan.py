@@ -55,7 +55,7 @@ class Group:
     count: of fronts; size: entries of a variable; width: entries of its neighbours.
     own: the entries of the variables, one after another, in the order of elimination.
     rest: the entries of the neighbours, those of one front after another.
-    runs: where fronts share neighbours, (order, starts, entries): ``rest`` sorted, and where each of ``entries`` begins.
+    runs: where fronts share neighbours, (order, starts, entries): ``rest`` sorted, and where in it each entry begins.
     elements: those that begin here; children: updates.
     """
 
