@@ -174,38 +174,50 @@ def make_plan(sizes: Sizes, elements: tuple[Sizes, ...], systems: int = 1, colum
         systems: how many of this structure are factored.
         columns: right-hand sides of each.
     """
-    plan = _planned(sizes, elements, *minimum_degree(sizes, elements))
-    if _cost(plan, systems, columns) > 2 * _GROUP * len(plan.groups):
-        return plan
-    other = _planned(sizes, elements, *minimum_degree(sizes, elements, rounds=True))
-    return min(plan, other, key=lambda p: _cost(p, systems, columns))
+    plain = _Order(sizes, *minimum_degree(sizes, elements))
+    if plain.cost(systems, columns) > 2 * _GROUP * len(plain.stacks):
+        return _planned(sizes, elements, plain)
+    rounds = _Order(sizes, *minimum_degree(sizes, elements, rounds=True))
+    return _planned(sizes, elements, min(plain, rounds, key=lambda order: order.cost(systems, columns)))
 
 
-def _cost(plan: Plan, systems: int, columns: int) -> float:
-    """Of a factorisation, the inverse and a solution, in multiplications, calls counted in."""
-    solving = sum(g.count * (g.size + 2 * g.width) * (g.size + (_STACKED if g.count > 1 else 0)) for g in plan.groups)
-    return systems * (3 * plan.flops + columns * float(solving)) + _GROUP * len(plan.groups)
+class _Order:
+    """An order in which fronts of equal shape and equal height above the leaves are brought together.
+
+    fronts: as in :class:`Plan`; stacks: the variables of each group.
+    """
+
+    def __init__(self, sizes: Sizes, order: Sequence[int], neighbours: Sequence[set[int]]) -> None:
+        before = _inverted(order)
+        # A front holds ancestors of one another only, so that an order by height leaves them as they are.
+        self.fronts = tuple((v, *sorted(neighbours[v], key=before.__getitem__)) for v in range(len(sizes)))
+        height = [0] * len(sizes)
+        kinds: dict[Any, list[int]] = {}
+        for v in order:
+            front = self.fronts[v]
+            if len(front) > 1:
+                height[front[1]] = max(height[front[1]], height[v] + 1)
+            shape = tuple(sizes[u] for u in front)
+            kinds.setdefault((height[v], shape if sum(shape) <= _LARGEST_STACKED else v), []).append(v)
+        self.stacks = [kinds[key] for key in sorted(kinds, key=lambda key: key[0])]
+        self.figures = [
+            (len(stack), sizes[stack[0]], sum(sizes[u] for u in self.fronts[stack[0]][1:])) for stack in self.stacks
+        ]
+
+    def cost(self, systems: int, columns: int) -> float:
+        """Of a factorisation, the inverse and a solution, in multiplications, calls counted in."""
+        total = 0.0
+        for count, m, s in self.figures:
+            total += count * systems * (3.0 * m * (m + s) ** 2 + columns * (m + 2 * s) * (m + _STACKED * (count > 1)))
+        return total + _GROUP * len(self.stacks)
 
 
-def _planned(sizes: Sizes, elements: Sequence[Sizes], order: Sequence[int], neighbours: Sequence[set[int]]) -> Plan:
-    """The plan of an order, in which fronts of equal shape and equal height above the leaves are brought together."""
-    before = _inverted(order)
-    # A front holds ancestors of one another only, so that an order by height leaves them as they are.
-    fronts = tuple((v, *sorted(neighbours[v], key=before.__getitem__)) for v in range(len(sizes)))
-    height = [0] * len(sizes)
-    for v in order:
-        if len(fronts[v]) > 1:
-            parent = fronts[v][1]
-            height[parent] = max(height[parent], height[v] + 1)
-    kinds: dict[Any, list[int]] = {}
-    for v in order:
-        shape = tuple(sizes[u] for u in fronts[v])
-        kinds.setdefault((height[v], shape if sum(shape) <= _LARGEST_STACKED else v), []).append(v)
-    stacks = [kinds[key] for key in sorted(kinds, key=lambda key: key[0])]
+def _planned(sizes: Sizes, elements: Sequence[Sizes], chosen: _Order) -> Plan:
+    fronts, stacks = chosen.fronts, chosen.stacks
     order = [v for stack in stacks for v in stack]
     place = _inverted(order)
     ends = np.cumsum([sizes[v] for v in order]).tolist()
-    entries = tuple(slice(ends[p] - size, ends[p]) for p, size in zip(place, sizes, strict=True))
+    spans = tuple(slice(ends[p] - size, ends[p]) for p, size in zip(place, sizes, strict=True))
     where = [(0, 0)] * len(sizes)
     for number, stack in enumerate(stacks):
         for k, v in enumerate(stack):
@@ -215,7 +227,7 @@ def _planned(sizes: Sizes, elements: Sequence[Sizes], order: Sequence[int], neig
     updates = ((*where[front[0]], front[1:], front[1]) for front in fronts if len(front) > 1)
     children = _linked(updates, fronts, sizes, where)
     groups = tuple(
-        _group([fronts[v] for v in stack], sizes, entries, owned.get(number, ()), children.get(number, ()))
+        _group([fronts[v] for v in stack], sizes, spans, owned.get(number, ()), children.get(number, ()))
         for number, stack in enumerate(stacks)
     )
     return Plan(
@@ -224,11 +236,11 @@ def _planned(sizes: Sizes, elements: Sequence[Sizes], order: Sequence[int], neig
         groups=groups,
         where=tuple(where),
         fronts=fronts,
-        spans=entries,
+        spans=spans,
         elements=sorted_,
         size=ends[-1] if ends else 0,
-        entries=sum(2 * g.count * g.size * (g.size + g.width) for g in groups),
-        flops=float(sum(g.count * g.size * (g.size + g.width) ** 2 for g in groups)),
+        entries=sum(2 * count * m * (m + s) for count, m, s in chosen.figures),
+        flops=float(sum(count * m * (m + s) ** 2 for count, m, s in chosen.figures)),
     )
 
 
@@ -276,13 +288,13 @@ def _within(front: Sizes, slots: Sizes, sizes: Sizes) -> Array:
 def _group(
     fronts: Sequence[Sizes],
     sizes: Sizes,
-    entries: Sequence[slice],
+    spans: Sequence[slice],
     elements: tuple[Link, ...],
     children: tuple[Link, ...],
 ) -> Group:
     first = fronts[0]
     columns = [
-        np.array([entries[front[slot]].start for front in fronts])[:, None] + np.arange(sizes[first[slot]])
+        np.array([spans[front[slot]].start for front in fronts])[:, None] + np.arange(sizes[first[slot]])
         for slot in range(1, len(first))
     ]
     rest = np.concatenate(columns, axis=1).reshape(-1) if columns else np.zeros(0, int)
@@ -295,7 +307,7 @@ def _group(
         count=len(fronts),
         size=sizes[first[0]],
         width=len(rest) // len(fronts),
-        own=slice(entries[first[0]].start, entries[fronts[-1][0]].stop),
+        own=slice(spans[first[0]].start, spans[fronts[-1][0]].stop),
         rest=_index(rest),
         runs=runs,
         elements=elements,
