@@ -55,7 +55,6 @@ class Factorization:
         error = np.zeros((self.batch, plan.size, 1))
         updates: list[Array] = []
         uses = Counter(link.source for group in plan.groups for link in group.children)
-        first = 0
         for group in plan.groups:
             m = group.size
             matrix = self._assembled(group, elements, updates, error)
@@ -67,9 +66,10 @@ class Factorization:
             # Rounding errors travel as first-order perturbations do, dU = [-G; I]ᵀ dF [-G; I]; their diagonal is
             # followed, for a pivot may look sound and yet be the small rest of what was computed wrongly before.
             own = error[:, group.own].reshape(self.batch, group.count, m, 1)
-            sound = ((root * root) @ own <= _MOST_ERROR).all(axis=(0, 2, 3))
+            sound = (root * root) @ own <= _MOST_ERROR
             if not sound.all():
-                raise _lost(names[plan.order[first + int(np.argmin(sound))]])
+                entry = group.own.start + int(np.argmin(sound.all(axis=0)))
+                raise _lost(names[next(v for v, span in enumerate(plan.spans) if span.start <= entry < span.stop)])
             inverse, coupling = root.swapaxes(2, 3) @ root, matrix[..., :m, m:]
             gain = inverse @ coupling
             if group.width:
@@ -81,7 +81,6 @@ class Factorization:
             self._inverses.append(inverse)
             self._gains.append(gain)
             self.logdet += np.log(pivots).sum(axis=(1, 2))
-            first += group.count
 
     def _assembled(
         self, group: Group, elements: Sequence[Array | None], updates: Sequence[Array], error: Array
@@ -162,20 +161,19 @@ class Factorization:
 
         Shape: (batch, size of a, size of b).
         """
-        group, number = self.plan.where[a]
-        rows = self._inverse[group][:, number]
-        if a == b:
-            return rows[:, :, : rows.shape[1]]
-        if self.plan.place[a] > self.plan.place[b]:
+        plan = self.plan
+        if plan.place[a] > plan.place[b]:
             return self.covariance(b, a).swapaxes(1, 2)
-        start = 0
-        for variable in self.plan.fronts[a]:
-            span = self.plan.spans[variable]
-            stop = start + span.stop - span.start
-            if variable == b:
-                return rows[:, :, start:stop]
-            start = stop
-        raise KeyError((a, b))
+        (k, number), first, second = plan.where[a], plan.spans[a], plan.spans[b]
+        group, rows = plan.groups[k], self._inverse[k][:, number]
+        start = first.start - group.own.start - number * group.size
+        rows = rows[:, start : start + first.stop - first.start]
+        if k == plan.where[b][0]:
+            column = start + second.start - first.start
+        else:
+            front = plan.fronts[a]
+            column = sum(plan.spans[v].stop - plan.spans[v].start for v in front[: front.index(b)])
+        return rows[..., column : column + second.stop - second.start]
 
 
 _NOTHING = np.zeros((0, 0, 0, 0))
@@ -223,31 +221,26 @@ def _taken(matrix: Array, which: Array | None) -> Array:
 
 
 def _inverse_root(matrix: Array) -> tuple[Array, Array]:
-    """L⁻¹ and the squared diagonal of L, with L Lᵀ the matrix; both are NaN where it is not positive definite."""
+    """L⁻¹ and the squared diagonal of L, with L Lᵀ the matrix; NaN from where it is not positive definite."""
     if matrix.shape[:2] == (1, 1):
         factor, failed = lapack.dpotrf(matrix[0, 0], lower=1)
         if failed:
-            return np.full_like(matrix, np.nan), np.full(matrix.shape[:3], np.nan)
+            root, pivots = np.zeros_like(matrix), np.ones(matrix.shape[:3])
+            root[..., failed - 1 :, :] = pivots[..., failed - 1 :] = np.nan
+            return root, pivots
         inverse, _ = lapack.dtrtri(factor, lower=1)
         return inverse[None, None], factor.diagonal()[None, None] ** 2
     # A unit diagonal keeps the general inverse of numpy, which pivots, as good as a triangular one.
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = np.sqrt(np.einsum("bgii->bgi", matrix))
         scaled = matrix / (spread[..., :, None] * spread[..., None, :])
-    factor = _cholesky(scaled)
-    return np.linalg.inv(factor) / spread[..., None, :], (np.einsum("bgii->bgi", factor) * spread) ** 2
-
-
-def _cholesky(matrices: Array) -> Array:
-    """Lower factors; NaN where there is none."""
     try:
-        return np.linalg.cholesky(matrices)
+        factor = np.linalg.cholesky(scaled)
     except np.linalg.LinAlgError:
-        out = np.full_like(matrices, np.nan)
-        if matrices.shape[:2] != (1, 1):
-            for b, g in np.ndindex(matrices.shape[:2]):
-                out[b, g] = _cholesky(matrices[b : b + 1, g : g + 1])
-        return out
+        each = [_inverse_root(matrix[b : b + 1, g : g + 1]) for b, g in np.ndindex(matrix.shape[:2])]
+        roots, pivots = (np.concatenate(parts) for parts in zip(*each, strict=True))
+        return roots.reshape(matrix.shape), pivots.reshape(matrix.shape[:3])
+    return np.linalg.inv(factor) / spread[..., None, :], (np.einsum("bgii->bgi", factor) * spread) ** 2
 
 
 def _lost(name: str) -> IllConditionedError:

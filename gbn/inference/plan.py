@@ -50,9 +50,9 @@ class Link:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Fronts that are eliminated together: a variable each, and its neighbours then.
+    """Fronts that are eliminated together: a variable each (the last front: several), and its neighbours then.
 
-    count: of fronts; size: entries of a variable; width: entries of its neighbours.
+    count: of fronts; size: entries that a front eliminates; width: entries of the neighbours.
     own: the entries of the variables, one after another, in the order of elimination.
     rest: the entries of the neighbours, those of one front after another.
     runs: where fronts share neighbours, (order, starts, entries): ``rest`` sorted, and where in it each entry begins.
@@ -75,7 +75,7 @@ class Plan:
 
     order: the variables as they are eliminated; place: variable -> its number in the order.
     groups: in the order of elimination; where: variable -> its group, and its number there.
-    fronts: variable -> it and its neighbours at its elimination, in the order of elimination.
+    fronts: variable -> the variables of its front, itself (or those that go with it) and the neighbours then, in order.
     spans: variable -> its entries among all, in the order of elimination.
     elements: for each element its variables in the order of elimination.
     size: entries of all variables; entries: stored numbers; flops: multiplications of a factorisation.
@@ -174,23 +174,26 @@ def make_plan(sizes: Sizes, elements: tuple[Sizes, ...], systems: int = 1, colum
         systems: how many of this structure are factored.
         columns: right-hand sides of each.
     """
-    plain = _Order(sizes, *minimum_degree(sizes, elements))
+    plain = _Order(sizes, *minimum_degree(sizes, elements)).crowned(sizes, systems)
     if plain.cost(systems, columns) > 2 * _GROUP * len(plain.stacks):
         return _planned(sizes, elements, plain)
-    rounds = _Order(sizes, *minimum_degree(sizes, elements, rounds=True))
+    rounds = _Order(sizes, *minimum_degree(sizes, elements, rounds=True)).crowned(sizes, systems)
     return _planned(sizes, elements, min(plain, rounds, key=lambda order: order.cost(systems, columns)))
 
 
 class _Order:
     """An order in which fronts of equal shape and equal height above the leaves are brought together.
 
+    The last few variables are one front, where that costs less than to wait for one after the other.
+
     fronts: as in :class:`Plan`; stacks: the variables of each group.
+    figures: for each group the number of its fronts, the entries eliminated by each, and those of the neighbours.
     """
 
     def __init__(self, sizes: Sizes, order: Sequence[int], neighbours: Sequence[set[int]]) -> None:
         before = _inverted(order)
         # A front holds ancestors of one another only, so that an order by height leaves them as they are.
-        self.fronts = tuple((v, *sorted(neighbours[v], key=before.__getitem__)) for v in range(len(sizes)))
+        self.fronts = [(v, *sorted(neighbours[v], key=before.__getitem__)) for v in range(len(sizes))]
         height = [0] * len(sizes)
         kinds: dict[Any, list[int]] = {}
         for v in order:
@@ -204,6 +207,26 @@ class _Order:
             (len(stack), sizes[stack[0]], sum(sizes[u] for u in self.fronts[stack[0]][1:])) for stack in self.stacks
         ]
 
+    def crowned(self, sizes: Sizes, systems: int) -> _Order:
+        """With the last stacks joined, as long as that saves."""
+        kept, total, best = len(self.stacks), 0, (0.0, len(self.stacks))
+        separate = 0.0
+        while kept:
+            count, m, s = self.figures[kept - 1]
+            total += count * m
+            if total > _LARGEST_STACKED:
+                break
+            kept -= 1
+            separate += 3.0 * systems * count * m * (m + s) ** 2 + _GROUP
+            best = min(best, (3.0 * systems * total**3 + _GROUP - separate, kept))
+        if best[0] < 0:
+            crown = tuple(v for stack in self.stacks[best[1] :] for v in stack)
+            self.stacks[best[1] :] = [list(crown)]
+            self.figures[best[1] :] = [(1, sum(sizes[v] for v in crown), 0)]
+            for v in crown:
+                self.fronts[v] = crown
+        return self
+
     def cost(self, systems: int, columns: int) -> float:
         """Of a factorisation, the inverse and a solution, in multiplications, calls counted in."""
         total = 0.0
@@ -213,35 +236,41 @@ class _Order:
 
 
 def _planned(sizes: Sizes, elements: Sequence[Sizes], chosen: _Order) -> Plan:
+    """Where everything goes in that order."""
     fronts, stacks = chosen.fronts, chosen.stacks
     order = [v for stack in stacks for v in stack]
     place = _inverted(order)
     ends = np.cumsum([sizes[v] for v in order]).tolist()
     spans = tuple(slice(ends[p] - size, ends[p]) for p, size in zip(place, sizes, strict=True))
     where = [(0, 0)] * len(sizes)
-    for number, stack in enumerate(stacks):
+    for number, (stack, (count, _, _)) in enumerate(zip(stacks, chosen.figures, strict=True)):
         for k, v in enumerate(stack):
-            where[v] = number, k
+            where[v] = number, k if count > 1 else 0
     sorted_ = tuple(tuple(sorted(e, key=place.__getitem__)) for e in elements)
     owned = _linked(((None, k, e, e[0]) for k, e in enumerate(sorted_) if e), fronts, sizes, where)
-    updates = ((*where[front[0]], front[1:], front[1]) for front in fronts if len(front) > 1)
+    updates = ((*where[front[0]], front[1:], front[1]) for v, front in enumerate(fronts) if _waits(v, front, where))
     children = _linked(updates, fronts, sizes, where)
     groups = tuple(
-        _group([fronts[v] for v in stack], sizes, spans, owned.get(number, ()), children.get(number, ()))
-        for number, stack in enumerate(stacks)
+        _group([fronts[v] for v in stack[:count]], size, sizes, spans, owned.get(number, ()), children.get(number, ()))
+        for number, (stack, (count, size, _)) in enumerate(zip(stacks, chosen.figures, strict=True))
     )
     return Plan(
         order=tuple(order),
         place=tuple(place),
         groups=groups,
         where=tuple(where),
-        fronts=fronts,
+        fronts=tuple(fronts),
         spans=spans,
         elements=sorted_,
         size=ends[-1] if ends else 0,
         entries=sum(2 * count * m * (m + s) for count, m, s in chosen.figures),
         flops=float(sum(count * m * (m + s) ** 2 for count, m, s in chosen.figures)),
     )
+
+
+def _waits(v: int, front: Sizes, where: Sequence[tuple[int, int]]) -> bool:
+    """Whether the front of a variable leaves an update for another."""
+    return len(front) > 1 and where[v] != where[front[-1]]
 
 
 def _inverted(order: Sequence[int]) -> list[int]:
@@ -287,15 +316,19 @@ def _within(front: Sizes, slots: Sizes, sizes: Sizes) -> Array:
 
 def _group(
     fronts: Sequence[Sizes],
+    size: int,
     sizes: Sizes,
     spans: Sequence[slice],
     elements: tuple[Link, ...],
     children: tuple[Link, ...],
 ) -> Group:
-    first = fronts[0]
+    """fronts: each of which begins with the variables that it eliminates, ``size`` entries."""
+    start = spans[fronts[0][0]].start
+    stop = start + size * len(fronts)
     columns = [
-        np.array([spans[front[slot]].start for front in fronts])[:, None] + np.arange(sizes[first[slot]])
-        for slot in range(1, len(first))
+        np.array([spans[front[slot]].start for front in fronts])[:, None] + np.arange(sizes[variable])
+        for slot, variable in enumerate(fronts[0])
+        if spans[variable].start >= stop
     ]
     rest = np.concatenate(columns, axis=1).reshape(-1) if columns else np.zeros(0, int)
     runs = None
@@ -305,9 +338,9 @@ def _group(
         runs = None if len(once) == len(rest) else (order, starts, once)
     return Group(
         count=len(fronts),
-        size=sizes[first[0]],
+        size=size,
         width=len(rest) // len(fronts),
-        own=slice(spans[first[0]].start, spans[fronts[-1][0]].stop),
+        own=slice(start, stop),
         rest=_index(rest),
         runs=runs,
         elements=elements,
