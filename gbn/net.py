@@ -9,7 +9,6 @@ axis.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import is_
@@ -58,8 +57,8 @@ class GaussianBayesNet(NetBuilder):
 
     def copy(self) -> GaussianBayesNet:
         """An independent net (arrays, which are never changed in place, are shared)."""
-        other = copy.copy(self)
-        other.vertices, other.noises = dict(self.vertices), dict(self.noises)
+        other: GaussianBayesNet = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, vertices=dict(self.vertices), noises=dict(self.noises))
         return other
 
     def remembered(self, what: Hashable, find: Callable[[], Any]) -> Any:
@@ -196,7 +195,9 @@ class GaussianBayesNet(NetBuilder):
                 f"input {vertex.name!r} has no prior and was not given; give it as evidence of shape "
                 f"({_axes('samples', vertex.shape)}), or call net.set_prior({vertex.name!r}, mean, cov)"
             )
-        return np.broadcast_to(vertex.value, (samples, *vertex.shape)) if vertex.plated else vertex.value
+        if not vertex.plated:
+            return vertex.value
+        return vertex.value[None] if samples == 1 else np.broadcast_to(vertex.value, (samples, *vertex.shape))
 
     def forward(self, inputs: Mapping[str, Any] | None = None) -> dict[str, Array]:
         """The forward pass: every vertex at its mean, given the inputs.

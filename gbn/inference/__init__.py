@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from inspect import signature
@@ -32,7 +33,8 @@ def solver(name: str) -> Callable[..., Posterior]:
     """
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ENGINES)
-    solve: Callable[..., Posterior] = import_module(ENGINES[name]).solve
+    module = sys.modules.get(ENGINES[name]) or import_module(ENGINES[name])
+    solve: Callable[..., Posterior] = module.solve
     return solve
 
 

@@ -111,19 +111,17 @@ class FactoredPosterior(LinearizedPosterior):
         else:
             found = np.einsum("bii->bi", self._covariance(name, name))
         found = np.maximum(found, 0).astype(self.net.dtype)
-        return per_sample(found.reshape(len(found), *vertex.shape), self._rows_of(found))
+        return per_sample(found.reshape(len(found), *vertex.shape), self.pattern)
 
     def covariance(self, a: str, b: str) -> Array:
-        self.gaussian(a)
-        if a != b:
-            self.gaussian(b)
-        found = self._covariance(a, b)
-        if a == b and not self.totals.whole(a):
-            found = (found + found.swapaxes(1, 2)) / 2
-        return per_sample(found.astype(self.net.dtype, copy=False), self._rows_of(found))
-
-    def _rows_of(self, found: Array) -> Array:
-        return self.pattern if len(found) > 1 else np.zeros(len(self.pattern), int)
+        if a == b and self.totals.whole(a):
+            variable = self.structure.hidden[a]
+            found = self.joint(variable, variable)
+        else:
+            self.gaussian(a), self.gaussian(b)
+            found = self._covariance(a, b)
+            found = (found + found.swapaxes(1, 2)) / 2 if a == b else found
+        return per_sample(found.astype(self.net.dtype, copy=False), self.pattern)
 
     def _covariance(self, a: str, b: str) -> Array:
         """Σ_jk T_aj C_jk T_bkᵀ over the hidden variables of the two.  Shape: (patterns or 1, size of a, size of b)."""

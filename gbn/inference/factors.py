@@ -30,6 +30,7 @@ __all__ = ["Factors", "one_row_a_pattern"]
 Array = np.ndarray[Any, Any]
 # Factors are stacked, for one call on many, up to this many entries of their matrices.
 _LARGEST_STACKED = 4096
+_ALL = np.ones((1, 1, 1))
 
 
 class Factors:
@@ -119,22 +120,23 @@ class Factors:
             root = _stacked([q.inverse_root for q in noises])[:, None]
             white = root @ a
         else:
-            precision = 1 / _stacked([np.broadcast_to(q.value, q.event).reshape(-1) for q in noises])[:, None]
-            white = np.sqrt(precision)[..., None] * a
+            precision = _stacked([q.precisions for q in noises])[:, None]
+            roots = np.sqrt(precision)
+            white = roots[..., None] * a
         if own is None:
             return np.asarray(white.swapaxes(2, 3) @ white)
         # The vertex's own columns are the identity, on the entries that are free: no product is needed for them.
-        free = _stacked([self.totals.free(name) for name in names])
+        partly = names[0] in self.by_pattern.evidence.masks
+        free = _stacked([self.totals.free(name) for name in names]) if partly else _ALL
         f, start = size + a.shape[3], sum(sizes[:slot])
         mine = slice(start, start + size)
         rest: Any = slice(0, start) if start + size == f else slice(size, f) if not start else _others(f, mine)
         element = np.zeros((len(names), max(a.shape[1], free.shape[1]), f, f))
-        element[(..., *_square(rest))] = white.swapaxes(2, 3) @ white
         own_block, diagonal = element[..., mine, mine], np.einsum("gbii->gbi", element)[..., mine]
         if not full:
-            cross = -(free * np.sqrt(precision))[..., None] * white
-            diagonal[...] = free * precision + (1 - free)
-        elif free.all():
+            cross = (roots * -free)[..., None] * white
+            diagonal[...] = free * precision + (1 - free) if partly else precision
+        elif not partly:
             cross = -root.swapaxes(2, 3) @ white
             own_block[...] = _stacked([q.precision for q in noises])[:, None]
         else:
@@ -142,8 +144,10 @@ class Factors:
             cross = -masked.swapaxes(2, 3) @ white
             own_block[...] = masked.swapaxes(2, 3) @ masked
             diagonal += 1 - free
-        element[..., mine, rest] = cross
-        element[..., rest, mine] = cross.swapaxes(2, 3)
+        if f > size:
+            element[(..., *_square(rest))] = white.swapaxes(2, 3) @ white
+            element[..., mine, rest] = cross
+            element[..., rest, mine] = cross.swapaxes(2, 3)
         return element
 
     def _whitened_label(self, name: str, blocks: Mapping[int, Array]) -> dict[int, Array]:

@@ -9,6 +9,7 @@ K is factored by block elimination: linear in the number of vertices where the n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -85,20 +86,19 @@ class InformationPosterior(FactoredPosterior):
 
     def _solved(self, sources: Mapping[str, Array], lead: tuple[int, ...] = ()) -> dict[str, Array]:
         """Deviations of the hidden vertices, K⁻¹ h.  Shape: (*lead, samples, *event)."""
-        samples, count = self.evidence.samples, int(np.prod(lead, dtype=int))
+        samples, count = self.evidence.samples, math.prod(lead)
         potentials, spans = self.factors.potentials(sources), self.plan.spans
         right = np.zeros((self.plan.size, count, samples))
         for name, variable in self.structure.hidden.items():
             if name in potentials:
-                right[spans[variable]] = np.moveaxis(
-                    potentials[name].reshape(-1, samples, _size(spans[variable])), 2, 0
-                )
+                part = potentials[name].reshape(-1, samples, self.structure.sizes[variable])
+                right[spans[variable]] = part.transpose(2, 0, 1)
         which = None if self.slots.plain or self.factorization.batch == 1 else self.slots.which
         solved = self.factorization.solve(self.slots.gather(right).swapaxes(1, 2), which)
-        right = np.moveaxis(self.slots.scatter(solved.swapaxes(1, 2), count), 0, 2)
+        found = self.slots.scatter(solved.swapaxes(1, 2), count).transpose(1, 2, 0)
         vertices = self.net.vertices
         return {
-            name: right[:, :, spans[variable]].reshape(*lead, samples, *vertices[name].shape)
+            name: found[:, :, spans[variable]].reshape(*lead, samples, *vertices[name].shape)
             for name, variable in self.structure.hidden.items()
         }
 
@@ -146,7 +146,7 @@ class InformationPosterior(FactoredPosterior):
             mask = self.evidence.masks.get(name)
             size = self.net.vertices[name].size
             free += size if mask is None else (~mask).reshape(len(free), size).sum(axis=1)
-        logdet = per_sample(self.factorization.logdet, self._rows_of(self.factorization.logdet))
+        logdet = per_sample(self.factorization.logdet, self.pattern)
         found = -self._energy() - 0.5 * (logdet - free * LOG_2PI)
         return np.where(self._anything, found, 0.0).astype(self.net.dtype)
 
@@ -159,7 +159,3 @@ class InformationPosterior(FactoredPosterior):
             known = ~np.isnan(value) if label else self.evidence.masks.get(name, np.ones_like(value, bool))
             out |= known.reshape(len(out), -1).any(axis=1)
         return out
-
-
-def _size(span: slice) -> int:
-    return int(span.stop - span.start)

@@ -47,7 +47,8 @@ def operating_point(
 
 def refuse_random_parameters(net: GaussianBayesNet, evidence: Evidence, engine: str) -> None:
     """Raise InferenceError at a parameter with a prior that is not set from outside."""
-    uncertain = [name for name in net.parameters if net[name].random and name not in evidence.do]
+    random = [name for name, vertex in net.vertices.items() if vertex.random and not vertex.plated]
+    uncertain = [name for name in random if name not in evidence.do]
     if uncertain:
         raise InferenceError(
             f"parameter {uncertain[0]!r} has a prior, which couples all samples and makes the net bilinear; engine "
