@@ -84,6 +84,13 @@ class Covariance:
         """Q⁻¹ of the full form, as the product of its roots.  Shape: (size, size)."""
         return np.asarray(self.inverse_root.T @ self.inverse_root)
 
+    @cached_property
+    def precisions(self) -> Array:
+        """1 / variance of the scalar or diagonal form.  Shape: (size,)."""
+        found: Array = 1 / np.array(self.diagonal()).reshape(-1)
+        found.flags.writeable = False
+        return found
+
     def _flat(self, matrix: Array, v: Array) -> Array:
         return (v.reshape(-1, self.size) @ matrix.T.astype(v.dtype, copy=False)).reshape(v.shape)
 

@@ -14,10 +14,14 @@ import numpy as np
 
 from gbn.errors import IllConditionedError, InferenceError
 from gbn.evidence import Evidence
-from gbn.inference import predictive_coding
-from gbn.inference.information import InformationPosterior, Structure
+from gbn.inference.factors import Factors, one_row_a_pattern
+from gbn.inference.hidden import Structure
+from gbn.inference.information import InformationPosterior
 from gbn.inference.jacobians import is_entrywise
 from gbn.inference.observation_space import ObservationPosterior
+from gbn.inference.operating_point import operating_point as chosen_point
+from gbn.inference.operating_point import refuse_random_parameters
+from gbn.inference.plan import Plan
 from gbn.inference.solution import LinearizedPosterior, coordinates_observed
 from gbn.linearize import Linearization
 from gbn.maps import Contraction
@@ -65,36 +69,30 @@ def solve(
     """
     if solver not in SOLVERS:
         raise InferenceError(f"solver: got {solver!r}, expected one of {', '.join(map(repr, SOLVERS))}")
-    uncertain = [name for name in net.parameters if net[name].random and name not in evidence.do]
-    if uncertain:
-        raise InferenceError(
-            f"parameter {uncertain[0]!r} has a prior, which couples all samples and makes the net bilinear; engine "
-            "'exact' needs plain parameters (net.set_noise({name: None})); engine='pc' takes them as they are"
-        )
-    diagnostics: dict[str, Any] = {"operating_point": operating_point}
-    history: Sequence[Mapping[str, float]] = ()
-    converged = True
-    if operating_point == "equilibrium":
-        point, outcome, figures = predictive_coding.equilibrium(evidence, tol=tol, progress=progress)
-        diagnostics |= figures | {"stopped": outcome.reason}
-        history, converged = outcome.history, outcome.converged
-    elif operating_point == "forward":
-        point = Linearization.forward(evidence)
-    else:
-        raise InferenceError(f"operating_point: got {operating_point!r}, expected 'forward' or 'equilibrium'")
+    refuse_random_parameters(net, evidence, "exact")
+    point, arrival = chosen_point(evidence, operating_point, tol=tol, progress=progress)
     linear = net.is_linear()
-    patterns = _patterns(point) if linear else None
+    patterns = one_row_a_pattern(point) if linear else None
     choice = _choice(point, targets, patterns, solver, dense_limit)
-    solution, figures = _solved(choice, point, targets, patterns, forced=solver == "information")
-    diagnostics |= figures
-    diagnostics |= {
+    solution, figures = _solved(choice, point, targets, patterns)
+    diagnostics = {
+        "operating_point": operating_point,
+        **arrival.diagnostics,
+        **figures,
         "exact": "everything: the net is linear-Gaussian" if linear else "the posterior of the linearised net",
         "approximate": "nothing"
         if linear
         else f"the net is replaced by its linearisation at the {operating_point} point",
     }
     return Posterior(
-        net, evidence, "exact", targets, solution, converged=converged, history=history, diagnostics=diagnostics
+        net,
+        evidence,
+        "exact",
+        targets,
+        solution,
+        converged=arrival.converged,
+        history=arrival.history,
+        diagnostics=diagnostics,
     )
 
 
@@ -120,8 +118,7 @@ class Repeated:
     def __init__(
         self, evidence: Evidence, targets: Sequence[str], solver: str = "auto", dense_limit: int = _DENSE_LIMIT
     ) -> None:
-        self.evidence, self.targets, self.dense_limit = evidence, targets, dense_limit
-        self.solver = solver
+        self.evidence, self.targets, self.solver, self.dense_limit = evidence, targets, solver, dense_limit
         self.choice: _Choice | None = None
         self.some: tuple[Evidence, Array] | None = None
         if evidence.net.is_linear():
@@ -144,24 +141,22 @@ class Repeated:
                 patterns = Linearization.forward(replace(few, net=net)), pattern
         if self.choice is None:
             self.choice = _choice(point, self.targets, patterns, self.solver, self.dense_limit)
-        return _solved(self.choice, point, self.targets, patterns, forced=self.solver == "information")[0]
-
-
-def _patterns(point: Linearization) -> tuple[Linearization, Array]:
-    """The linearisation of one row for each pattern of missing entries, and which pattern each row has."""
-    evidence = point.evidence
-    rows, pattern = evidence.patterns()
-    if len(rows) == evidence.samples:
-        return point, np.arange(evidence.samples)
-    return Linearization.forward(evidence.rows(rows)), pattern
+        return _solved(self.choice, point, self.targets, patterns)[0]
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """A solver and what it needs: a structure for the information form, ``dense`` for observation space."""
+    """A solver and what it needs.
+
+    structure, plan: for the information form; None where it was not chosen.
+    dense: whether observation space may be factored.
+    forced: whether nothing else will do where rounding spoils the information form.
+    """
 
     structure: Structure | None
+    plan: Plan | None
     dense: bool
+    forced: bool
     figures: Mapping[str, Any]
 
 
@@ -169,48 +164,47 @@ def _choice(point: Linearization, targets: Sequence[str], patterns: Patterns, so
     """The solver asked for, or the cheaper one; the net's numbers have no say in it."""
     size = coordinates_observed(point)
     dense = solver != "cg" and size <= dense_limit
+    figures: dict[str, Any] = {"observed_coordinates": size}
     certain = _certain(point)
-    if solver == "information" and certain:
+    forced = solver == "information"
+    if forced and certain:
         raise InferenceError(
             f"deterministic vertex {certain[0]!r} is observed, and has no precision; use solver='observations', or "
             f"give it noise with net.set_noise({{{certain[0]!r}: cov}})"
         )
-    structure = None
-    if solver == "information" or (solver == "auto" and not certain and size):
-        structure = Structure(point, point.upstream({*targets, *point.evidence.values}))
-        if solver == "auto":
-            costs = _costs(patterns[0] if patterns else point, structure, targets, size)
-            cheaper = costs["information"] <= costs["observations"] and structure.plan.entries
-            structure = structure if cheaper else None
-    return _Choice(structure, dense, {"observed_coordinates": size})
+    if not forced and (solver != "auto" or certain or not size):
+        return _Choice(None, None, dense, False, figures)
+    structure = Structure.of(point, targets)
+    systems = (patterns[0] if patterns else point).evidence.samples
+    plan, seconds, known = structure.plan(systems, -(-point.evidence.samples // systems))
+    costs = _costs(patterns[0] if patterns else point, structure, plan, targets, size)
+    if not forced and not (costs["information"] <= costs["observations"] and plan.entries):
+        return _Choice(None, None, dense, False, figures)
+    figures |= {
+        "solver": "information",
+        "hidden_coordinates": plan.size,
+        "stored_entries": plan.entries * systems,
+        "plan_seconds": seconds,
+        "plan_cached": known,
+    }
+    return _Choice(structure, plan, dense, forced, figures)
 
 
 def _solved(
-    choice: _Choice, point: Linearization, targets: Sequence[str], patterns: Patterns, forced: bool
+    choice: _Choice, point: Linearization, targets: Sequence[str], patterns: Patterns
 ) -> tuple[LinearizedPosterior, dict[str, Any]]:
-    """The posterior by the solver chosen, with its diagnostics.
-
-    forced: whether nothing else will do where rounding spoils the information form.
-    """
-    figures, structure = dict(choice.figures), choice.structure
-    if structure is not None:
-        solution = InformationPosterior(point, targets, patterns, structure)
-        plan = structure.plan
-        found = figures | {
-            "solver": "information",
-            "hidden_coordinates": plan.size,
-            "stored_entries": plan.entries * solution.by_pattern.evidence.samples,
-            "plan_seconds": structure.seconds,
-            "plan_cached": structure.cached,
-        }
+    """The posterior by the solver chosen, with its diagnostics."""
+    figures = dict(choice.figures)
+    if choice.structure is not None and choice.plan is not None:
+        solution = InformationPosterior(Factors(point, patterns, choice.structure), targets, choice.plan)
         try:
             # In one go, so that what rounding spoils here can still be asked of the other solver.
             _ = solution.factorization
-            return solution, found
+            return solution, figures
         except IllConditionedError as error:
-            if forced or not choice.dense:
+            if choice.forced or not choice.dense:
                 raise
-            figures["information_form"] = str(error)
+            figures = {"observed_coordinates": figures["observed_coordinates"], "information_form": str(error)}
     figures["solver"] = "dense" if choice.dense else "conjugate gradients"
     return ObservationPosterior(point, targets, patterns, choice.dense), figures
 
@@ -221,10 +215,29 @@ def _certain(point: Linearization) -> list[str]:
     return [n for n in point.evidence.values if net[n].kind != "likelihood" and net.noise(n) is None]
 
 
-def _costs(point: Linearization, structure: Structure, targets: Sequence[str], observed: int) -> dict[str, float]:
+def _costs(
+    point: Linearization, structure: Structure, plan: Plan, targets: Sequence[str], observed: int
+) -> dict[str, float]:
     """Multiplications of each solver for means and variances of the targets, its overhead counted in."""
     net, batch = point.net, point.evidence.samples
-    sweep = composed = 0.0
+    if "work" not in structure.notes:
+        structure.notes["work"] = _work(point, structure)
+    sweep, composed, elements = structure.notes["work"]
+    wanted = sum(net.vertices[n].size for n in targets if net.vertices[n].plated)
+    visits = len(structure.vertices)
+    dense = 2 * (observed + wanted) * sweep + observed**3 + wanted * float(observed) ** 2
+    too_much = plan.entries * batch > _MOST_ENTRIES
+    information = batch * (3 * plan.flops + elements + composed) + _ELIMINATION * visits
+    return {
+        "observations": batch * dense + 2 * _VISIT * visits * (1 + len(targets)),
+        "information": float("inf") if too_much else information,
+    }
+
+
+def _work(point: Linearization, structure: Structure) -> tuple[float, float, float]:
+    """Multiplications of a sweep, of the total Jacobians, and of the elements, for one row."""
+    net = point.net
+    sweep = composed = elements = 0.0
     for name in structure.vertices:
         size = net.vertices[name].size
         for position, parent in enumerate(point.parents(name)):
@@ -239,17 +252,6 @@ def _costs(point: Linearization, structure: Structure, targets: Sequence[str], o
             sweep += one
             # Blocks of a general map are pulled row by row; then they meet the totals of what lies above.
             composed += (0 if isinstance(map_, Contraction) else size * one) + float(size) * inner * inner
-    elements = 0.0
-    for number, name in enumerate(structure.factors):
-        entries = sum(structure.sizes[v] for v in structure.plan.elements[number])
-        elements += net.vertices[name].size * float(entries) ** 2
-    wanted = sum(net.vertices[n].size for n in targets if net.vertices[n].plated)
-    visits = len(structure.vertices)
-    dense = 2 * (observed + wanted) * sweep + observed**3 + wanted * float(observed) ** 2
-    plan = structure.plan
-    too_much = plan.entries * batch > _MOST_ENTRIES
-    information = batch * (3 * plan.flops + elements + composed) + _ELIMINATION * visits
-    return {
-        "observations": batch * dense + 2 * _VISIT * visits * (1 + len(targets)),
-        "information": float("inf") if too_much else information,
-    }
+    for name, variables in zip(structure.factors, structure.variables, strict=True):
+        elements += net.vertices[name].size * float(sum(structure.sizes[v] for v in variables)) ** 2
+    return sweep, composed, elements
