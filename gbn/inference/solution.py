@@ -72,14 +72,15 @@ class LinearizedPosterior:
         """
         by_pattern, total = np.bincount(self.pattern, counts), None
         for a, b in pairs:
-            if self._known(a) or self._known(b):
+            if self.known(a) or self.known(b):
                 continue
             cov = self.covariance_by_pattern(a, b)
             part = cov[0] * counts.sum() if len(cov) == 1 else np.tensordot(by_pattern, cov, 1)
             total = part if total is None else total + part
         return total
 
-    def _known(self, name: str) -> bool:
+    def known(self, name: str) -> bool:
+        """Whether a vertex is wholly observed, or set from outside, so that it has no covariance."""
         return self.point.closed(name) or name in self.evidence.do
 
     def log_evidence(self) -> Array:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from gbn.errors import InferenceError, LearningError
+from gbn.evidence import Evidence
 from gbn.graph import nonlinear_given
 from gbn.inference import check_options, solver
 from gbn.inference.exact import Repeated
 from gbn.joint import is_shared
 from gbn.learning.data import Data
+from gbn.learning.leaves import Twin, scattered_leaves
 from gbn.learning.regressions import Family, names_of
 
 if TYPE_CHECKING:
@@ -170,8 +172,13 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
         for option in options:
             if option not in known:
                 raise LearningError(f"engine_options: got {option!r}, expected one of {', '.join(map(repr, known))}")
-        repeated = Repeated(data.evidence, names, **options)
-        return lambda net: _Exact(repeated(net))
+
+        def repeated(evidence: Evidence, asked: list[str]) -> Repeated:
+            return Repeated(evidence, asked, **options)
+
+        leaves = scattered_leaves(data)
+        found = Twin(data, leaves, names, repeated) if leaves else repeated(data.evidence, names)
+        return lambda net: _Exact(found(net))
     check_options(engine, options)
     settings = {"prediction": "live"} | dict(options) if engine == "pc" else dict(options)
     solve = solver(engine)
