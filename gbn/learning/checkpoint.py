@@ -28,7 +28,7 @@ Tree = dict[str, Any]
 
 FORMAT, VERSION = "gbn.fit", 1
 _HEADER = "fit.json"
-_DTYPES = ("bool", "int64", "float32", "float64")
+_DTYPES = ("bool", "int64", "uint32", "uint64", "float32", "float64")
 _MOST_BYTES = 4 << 30
 
 

@@ -327,28 +327,28 @@ def _observed(data: Data) -> float:
 
 def _floors(net: GaussianBayesNet, data: Data, families: Sequence[Family], relative: float) -> dict[str, float]:
     """The least variance of each noise: ``relative`` times the mean variance of what was observed of its vertices."""
-    sums: dict[str, list[float]] = {}
+    sums: dict[str, Array] = {}
     for family in families:
         for vertex, _ in family.members:
-            variance = _variance(data, vertex)
-            if variance is not None:
-                sums.setdefault(family.noise, []).append(variance)
+            if vertex in data.evidence.values:
+                sums[family.noise] = sums.get(family.noise, 0) + _sums(data, vertex)
     out = {}
     for noise in {f.noise for f in families}:
-        found = float(np.mean(sums[noise])) if noise in sums else 0.0
-        scale = found if found > 0 else float(net.noises[noise].diagonal().mean())
-        out[noise] = relative * scale
+        scale = 0.0
+        if noise in sums:
+            weight, first, second = sums[noise]
+            weight = np.maximum(weight, 1e-300)
+            # Less what is only rounding in a constant column.
+            variance = second / weight - (first / weight) ** 2
+            scale = float(np.where(variance > 1e-12 * second / weight, variance, 0.0).mean())
+        out[noise] = relative * (scale or float(net.noises[noise].diagonal().mean()))
     return out
 
 
-def _variance(data: Data, name: str) -> float | None:
-    """The mean variance of a vertex's observed entries; None where there is none to speak of."""
-    if name not in data.evidence.values or data.samples < 2:
-        return None
+def _sums(data: Data, name: str) -> Array:
+    """Σ w, Σ w y and Σ w y² of a vertex's observed entries.  Shape: (3, size)."""
     value = data.evidence.values[name].reshape(data.samples, -1).astype(np.float64)
     mask = data.evidence.masks.get(name)
-    known = np.ones_like(value) if mask is None else mask.reshape(data.samples, -1).astype(np.float64)
+    known = np.ones_like(value) if mask is None else mask.reshape(value.shape).astype(np.float64)
     weight = known * data.counts[:, None]
-    total = np.maximum(weight.sum(axis=0), 1e-300)
-    mean = (weight * value).sum(axis=0) / total
-    return float(((weight * (value - mean) ** 2).sum(axis=0) / total).mean())
+    return np.stack([weight.sum(axis=0), (weight * value).sum(axis=0), (weight * value * value).sum(axis=0)])

@@ -64,6 +64,9 @@ class Family:
         """A, with E x = A [u; 1].  Shape: (size, columns)."""
         if self.mean is None:
             return np.asarray(values[self.name], np.float64).reshape(-1, 1)
+        if self.learned in self._known:
+            theta = [np.asarray(values[p], np.float64).reshape(-1) for p in self.learned]
+            return self._known[self.learned].at(np.concatenate(theta))
         return self.mean.coefficients(values)
 
     def blocks(self) -> list[tuple[str, ...]]:
@@ -83,7 +86,7 @@ class Family:
             found = Coefficients(np.zeros((self.size, 1)), sparse.csc_array(sparse.eye_array(self.size)))
         else:
             found = Design(self.mean, block).coefficients(values)
-        if set(block) == set(self.learned):
+        if block == self.learned:
             self._known[block] = found
         return found
 

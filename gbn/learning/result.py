@@ -29,7 +29,10 @@ class History(list[dict[str, float]]):
         """A table with a row for each round."""
         import pandas as pd
 
-        return pd.DataFrame(list(self)).set_index("round") if self else pd.DataFrame()
+        if not self:
+            return pd.DataFrame()
+        frame = pd.DataFrame(list(self))
+        return frame.astype({"round": int}).set_index("round")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

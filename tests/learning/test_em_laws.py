@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gbn
+from gbn.learning.condensation import condensed
 from gbn.learning.data import Data
 from gbn.learning.em import learner
 from gbn.learning.numbers import Frozen, with_noise, with_values
@@ -181,6 +182,27 @@ def test_the_objective_never_falls(seed, options):
     # The objective is what it says: the log-evidence by a query, plus the log-priors.
     expected = total(em.net, data, weights) + em.priors.log_density(em.net)
     np.testing.assert_allclose(values[-1], expected, rtol=1e-9)
+
+
+@settings(max_examples=8)
+@given(SEEDS)
+def test_both_solvers_and_rows_as_they_are_give_the_same_trace(seed):
+    """By the information form, in observation space, and row by row instead of condensed."""
+    rng = np.random.default_rng(seed)
+    net = random_net(rng)
+    data = random_data(net, rng, rows=40, missing=0)
+    data["y1"][::2] = np.nan
+    traces = []
+    for options in ({}, {"solver": "information"}, {"solver": "observations"}):
+        result = net.fit(data, max_iter=4, tol=None, callback=lambda n, _: n == 4, engine_options=options)
+        traces.append(result.history.column("log_evidence"))
+    rows = Data.read(net, data)
+    assert condensed(rows).samples < 40
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gbn.learning.em.condensed", lambda data: data)
+        traces.append(net.fit(data, max_iter=4, tol=None, callback=lambda n, _: n == 4).history.column("log_evidence"))
+    for trace in traces[1:]:
+        np.testing.assert_allclose(trace, traces[0], rtol=1e-9)
 
 
 def test_near_degenerate_data_stay_finite_for_500_iterations():

@@ -11,9 +11,11 @@ import pytest
 
 import gbn
 from gbn.errors import ConvergenceWarning, FileFormatError
+from gbn.learning import em
 from gbn.learning.checkpoint import load_state, save_state
 from gbn.learning.data import Data
-from gbn.learning.numbers import numbers
+from gbn.learning.em import EM
+from gbn.learning.numbers import numbers, with_values
 
 
 def factor_net():
@@ -121,6 +123,33 @@ def test_an_interrupt_returns_the_best_so_far():
     np.testing.assert_allclose(result.history[result.best_round]["log_evidence"], expected, rtol=1e-12)
 
 
+def test_an_interrupt_before_the_first_round_returns_the_net_as_it_was(monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EM, "begin", interrupt)
+    result = factor_net().fit({"y": readings()})
+    assert (result.converged, result.reason) == (False, "interrupted before the first round")
+    assert same_numbers(result.net, factor_net())
+
+
+def test_a_fall_of_the_objective_is_reported_as_a_defect(monkeypatch):
+    """A spoilt M-step: the loop stops, says so, and returns the best round."""
+    right = em.maximise
+
+    def wrong(net, *arguments):
+        out = right(net, *arguments)
+        return with_values(out, {"y.bias": out["y.bias"].value + 1.0}) if net["y.bias"].value.any() else out
+
+    monkeypatch.setattr(em, "maximise", wrong)
+    with pytest.warns(ConvergenceWarning, match="a defect of gbn"):
+        result = factor_net().fit({"y": readings()}, px=False)
+    assert not result.converged
+    assert result.best_round < len(result.history) - 1
+    expected = result.net.query([], {"y": readings()}).log_evidence.sum()
+    np.testing.assert_allclose(result.history.column("log_evidence").max(), expected, rtol=1e-12)
+
+
 def test_an_unfinished_fit_warns():
     with pytest.warns(ConvergenceWarning, match=r"fit \(em\): made 2 iterations.*raise max_iter"):
         assert not factor_net().fit({"y": readings()}, max_iter=2).converged
@@ -189,6 +218,16 @@ class TestCheckpoints:
             factor_net().fit({"y": readings()}, checkpoint=path, max_iter=3, checkpoint_every=2)
         result = factor_net().fit({"y": readings()}, checkpoint=path, tol=1e-5)
         self.resumed_equals(result, factor_net().fit({"y": readings()}, tol=1e-5))
+
+    @pytest.mark.parametrize("generator", [np.random.MT19937, np.random.Philox, np.random.SFC64])
+    def test_every_generator_goes_on_where_it_was(self, tmp_path, generator):
+        def fit(**more):
+            rng = np.random.Generator(generator(5))
+            return factor_net().fit({"y": readings()}, tol=1e-2, restarts=2, seed=rng, **more)
+
+        path = tmp_path / "fit.ckpt"
+        fit(checkpoint=path, callback=lambda number, _: number == 5)
+        self.resumed_equals(fit(checkpoint=path), fit())
 
     @pytest.mark.parametrize("other", [{"ridge": 0.1}, {"seed": 1}, {"freeze": ["z"]}, {"weights": np.ones(80) * 2}])
     def test_a_checkpoint_of_another_fit_is_refused(self, tmp_path, other):
