@@ -109,7 +109,7 @@ class Factors:
         return shapes
 
     def _form(self, name: str, blocks: Mapping[int, Array], variables: Sequence[int]) -> Any:
-        """What else stacked factors have in common: the form of their noise, batches, and the shapes of their blocks."""
+        """What else stacked factors have in common: the form of their noise, batches, and shapes of blocks."""
         noise, mask = self.net.vertices[name].noise, self.by_pattern.evidence.masks.get(name)
         return (
             None if noise is None else self.net.noises[noise].form,
