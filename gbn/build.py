@@ -4,7 +4,7 @@ Nothing is half-built: a call that raises leaves the net as it was.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -88,6 +88,7 @@ class NetBuilder:
         self.vertices: dict[str, Vertex] = {}
         self.noises: dict[str, Covariance] = {}
         self._outputs: tuple[str, ...] | None = None
+        self._remembered: dict[Hashable, tuple[tuple[Vertex, ...], Any]] = {}
 
     def add_input(self, name: str, shape: Sequence[int] | int, *, mean: Any = None, cov: Any = None) -> str:
         """A root.  With ``cov`` (and ``mean``, default 0) it has a Gaussian prior; without, it must be observed.
