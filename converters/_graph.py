@@ -132,6 +132,7 @@ class Builder:
         for node in outputs:
             names.append(self._output(node, names))
         self.net.set_outputs(names)
+        self._keep_sources()
         return self.net
 
     def _dtype(self) -> np.dtype[Any]:
@@ -172,6 +173,15 @@ class Builder:
             self.net.add_parameter(name, _numpy(value), trainable=bool(value.requires_grad))
             self.net.describe(name, source=name)
         self.vertex[node] = name
+
+    def _keep_sources(self) -> None:
+        """Record the module's whole state: all names of tied weights, and what the graph does not use."""
+        holder = {v.source: v.name for v in self.net.vertices.values() if v.kind in ("parameter", "constant")}
+        first = _first_names(self.program.state_dict)
+        for name, value in self.program.state_dict.items():
+            # A vertex does not hold infinities as they are.
+            kept = holder.get(first[name]) if value.isfinite().all() else None
+            self.net.keep_source(name, _numpy(value), kept)
 
     def _add_input(self, node: Node) -> None:
         value = node.meta.get("val")
@@ -335,7 +345,9 @@ def _one_row(packet: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    return tensor.detach().cpu().numpy()
+    tensor = tensor.detach().cpu()
+    # Numpy has no bfloat16, which a buffer that nothing uses may be of.
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def _first_names(state: dict[str, Any]) -> dict[str, str]:
