@@ -80,7 +80,8 @@ class SourceNames:
         """Every array of the converted model by its name there; see :func:`gbn.load_into`."""
         if self._sources:
             return self._sources
-        held = (v for v in self.vertices.values() if v.kind in ("parameter", "constant") and v.source is not None)
+        # Constants may be computed from an array of the model, or a part of it.
+        held = (v for v in self.vertices.values() if v.kind == "parameter" and v.source is not None)
         return {str(v.source): SourceArray(v.value.dtype, v.name) for v in held if v.value is not None}
 
     def source_of(self, name: str) -> str | None:

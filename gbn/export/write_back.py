@@ -223,8 +223,10 @@ def _keras_slots(model: Any) -> dict[str, Slot]:
 
 
 def _onnx_slots(model: Any) -> dict[str, Slot]:
-    """Initialisers by name, and constants by the name of their output, those of floating-point numbers."""
-    from onnx import helper, numpy_helper
+    """Initialisers by name, and constants by the name of their output."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    numbers = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
     def put(tensor: Any, value: Array) -> None:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
@@ -236,7 +238,11 @@ def _onnx_slots(model: Any) -> dict[str, Slot]:
                 yield from ((node.output[0], a.t) for a in node.attribute if a.name == "value")
         yield from ((tensor.name, tensor) for tensor in model.graph.initializer)
 
-    return {name: Slot(tuple(tensor.dims), partial(put, tensor)) for name, tensor in tensors()}
+    def fault(tensor: Any) -> str:
+        kind = TensorProto.DataType.Name(tensor.data_type)
+        return "" if tensor.data_type in numbers else f"its dtype is {kind}, expected floating-point numbers"
+
+    return {n: Slot(tuple(tensor.dims), partial(put, tensor), fault=fault(tensor)) for n, tensor in tensors()}
 
 
 # (package, class) of a base -> its slots.  A Keras model may be a module of torch as well, so it comes first.
