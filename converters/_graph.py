@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch.fx import Node
 
 from converters._aten import FREE, PARTS, RULES, Call, Ref, Refused, is_alias
 from converters._export import Exported
+from converters._pt2 import MAX_ENTRIES
 from gbn.errors import ConversionError, GraphError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
 
@@ -300,6 +302,8 @@ class Builder:
             raise Refused("it draws at random")
         if any(value is FREE or (isinstance(value, list) and FREE in value) for value in arguments.values()):
             arguments = _one_row(packet_of(node), arguments)
+        if math.prod(size or 1 for size in self.exported.shape(node)) > MAX_ENTRIES:
+            raise Refused(f"a constant of shape {self.exported.shape(node)}, which would take all memory")
         values = torch.fx.node.map_arg(tuple(arguments.values()), lambda parent: self.known[parent])
         schema = node.target._schema.arguments
         positional = [v for a, v in zip(schema, values, strict=True) if not a.kwarg_only]

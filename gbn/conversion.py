@@ -47,11 +47,24 @@ def convert(
         example: a batch of inputs, shape (samples, *event), for models that must be traced; a tuple for several inputs.
         latents, noise, output_noise: which vertices are random, and their covariances; see
             :func:`gbn.latents.assign_noise`.  Models that bring their own noise (pgmpy, networkx) take none of these.
-        likelihood: "auto" is what the model trains with, as far as the converter knows (a classifier of scikit-learn:
-            categorical or bernoulli; PyTorch: Gaussian); else "categorical", "bernoulli", "gaussian" (or None), or a
-            mapping output -> likelihood.
+        likelihood: what the outputs are observed by.
+
+            - "auto": the labels that the converter knows the model to be trained with (a classifier of scikit-learn);
+              else an output that ends in Softmax or LogSoftmax over axis 1 is "categorical", one that ends in Sigmoid
+              "bernoulli", and any other Gaussian, as is one that is named in ``latents``, ``noise`` or
+              ``output_noise``.
+            - "categorical", "bernoulli": every output, which holds logits or ends in that op.
+            - "gaussian" or None: every output, whatever it ends in.
+            - a mapping output -> one of these; "auto" for the outputs that it leaves out.
+
+            A labelled output gets a leaf ``<output>.label``, which is what to observe; it hangs on the logits: the
+            output itself, or what its Softmax, LogSoftmax or Sigmoid reads.  Both have no noise; the output stays in
+            the net and gives the probabilities.
         sample_axis: the axis of inputs and outputs that counts the samples; only 0 is supported.
         options: passed to the converter.
+
+    Warns:
+        UserWarning: an output stays Gaussian under "auto" although it ends in a softmax, over another axis.
 
     Raises:
         ConversionError: no converter takes the object, or the one that does cannot convert it.
@@ -69,8 +82,8 @@ def convert(
         _refuse_policy(latents=latents, noise=noise, output_noise=output_noise, likelihood=likelihood)
         return converter.convert(obj_or_path, example, **options)  # type: ignore[no-any-return]
     net = converter.convert(obj_or_path, example, **options)
-    if likelihood == "auto":
-        likelihood = None  # leaves the converter's recommendation as it is
+    if isinstance(likelihood, Mapping):
+        likelihood = dict.fromkeys(net.outputs, "auto") | dict(likelihood)
     elif likelihood is None:
         likelihood = "gaussian"
     assign_noise(net, latents, noise, output_noise, likelihood)
