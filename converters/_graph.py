@@ -16,7 +16,7 @@ from torch.fx import Node
 from converters._aten import FREE, PARTS, RULES, Call, Ref, Refused, is_alias
 from converters._export import Exported
 from converters._pt2 import MAX_ENTRIES
-from gbn.errors import ConversionError, GraphError, UnsupportedLayer
+from gbn.errors import NO_COUNTERPART, ConversionError, GraphError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
 
 __all__ = ["Builder"]
@@ -206,7 +206,7 @@ class Builder:
             self.failed.add(node)
             packet = packet_of(node)
             if node.op == "call_function" and packet not in RULES and packet not in PARTS and packet != "getitem":
-                self._fault(node, packet, "no counterpart")
+                self._fault(node, packet, NO_COUNTERPART)
             return
         try:
             add(node)
@@ -250,7 +250,7 @@ class Builder:
         if self._fold(node, arguments):
             return
         if packet not in RULES:
-            raise Refused("no counterpart")
+            raise Refused(NO_COUNTERPART)
         value = node.meta["val"]
         value = value[0] if isinstance(value, (tuple, list)) else value
         if value.dtype not in _FLOATS:

@@ -28,7 +28,6 @@ __all__ = ["MAX_ENTRIES", "check_size", "load_program"]
 
 # Of all values of one sample together, and of one constant: 4 GiB in single precision.
 MAX_ENTRIES = 1 << 30
-_MAX_TEXT = 256 << 20
 _SMALL = 1 << 24
 _MAX_EXPRESSION = 10_000
 

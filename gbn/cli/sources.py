@@ -1,4 +1,4 @@
-"""What commands read: nets, models made by a person's own function, exported graphs, arrays."""
+"""What commands read: nets, models made by a person's own function, files that converters read, arrays."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ import numpy as np
 from gbn import io
 from gbn.cli.streams import InputError, named
 from gbn.cli.text import quoted
+from gbn.conversion import load_model, takes
 from gbn.errors import (
     FileFormatError,
     UnknownNameError,
 )
 from gbn.net import GaussianBayesNet
 
-__all__ = ["exported_module", "fixed_sizes", "load_net", "read_arrays", "read_example", "read_inputs", "read_source"]
+__all__ = ["fixed_sizes", "load_net", "module_of", "read_arrays", "read_example", "read_inputs", "read_source"]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,7 +36,8 @@ _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 
 def load_net(path: str) -> GaussianBayesNet:
     """The net of a ``.gbn`` file."""
-    if _FACTORY.fullmatch(path) or Path(path).suffix.lower() in (".pt2", ".py", *_PICKLES):
+    suffix = Path(path).suffix.lower()
+    if suffix != ".gbn" and (_FACTORY.fullmatch(path) or suffix == ".py" or takes(path)):
         raise InputError(f"{path}: expected a .gbn file; make one with: gbn convert {path} -o net.gbn")
     return io.load(path)
 
@@ -111,15 +113,13 @@ def _blame(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"{what} raised {named(error)}{where}") from error
 
 
-def exported_module(path: str) -> Any:
-    """The module of a ``.pt2`` file that conversion has accepted."""
-    import torch
-
+def module_of(path: str) -> Any:
+    """The model of a file, ready to run, for a comparison with its own backprop."""
     with warnings.catch_warnings():
         # What torch deprecates in its own reader is not the caller's affair.
         warnings.simplefilter("ignore")
-        module = torch.export.load(path).module()
-    for part in module.modules():
+        module = load_model(path)
+    for part in getattr(module, "modules", list)():
         # The mode of an exported graph is fixed, whatever the flag says.
         part.training = False
     return module

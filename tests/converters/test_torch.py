@@ -315,7 +315,10 @@ def test_every_unsupported_layer_is_listed() -> None:
         from_torch(module.eval(), torch.randn(3, 4))
     paths = [layer.path for layer in caught.value.layers]
     assert set(paths) == {"act.0", "sin", "up", "cumsum"}
-    assert "up: ConvTranspose1d: convolution" in str(caught.value)
+    message = str(caught.value)
+    assert "up: ConvTranspose1d: convolution" in message
+    assert message.count("To add a counterpart, register an op with gbn.ops.op") == 1
+    assert message.splitlines()[-1].startswith("To add a counterpart")
 
 
 def branching(m: nn.Module, x: Any) -> Any:
