@@ -8,9 +8,11 @@ the check is what torch gets, in an archive written anew, so that two readers of
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import keyword
+import logging
 import math
 import re
 import warnings
@@ -29,75 +31,27 @@ __all__ = ["MAX_ENTRIES", "check_size", "load_program"]
 # Of all values of one sample together, and of one constant: 4 GiB in single precision.
 MAX_ENTRIES = 1 << 30
 _SMALL = 1 << 24
+_LOG = logging.getLogger("torch.export")
 _MAX_EXPRESSION = 10_000
 
 _OPERATOR = re.compile(
-    r"torch\.ops\.(aten|prims|torchvision)\.\w+\.\w+|torch\.ops\.higher_order\.(wrap_with_\w+|cond|while_loop|map_impl|scan)"
+    r"torch\.ops\.(aten|prims|torchvision)\.\w+\.\w+"
+    r"|torch\.ops\.higher_order\.(wrap_with_\w+|cond|while_loop|map_impl|scan)"
     r"|_operator\.\w+|math\.\w+|torch\._?sym_\w+"
 )
 _PATH = re.compile(r"""[^"'\\\n]*""")
 # Texts that torch keeps, or hands on as they are.
 _REMARKS = (
-    "stack_trace",
-    "nn_module_stack",
-    "torch_fn",
-    "source_fn_stack",
-    "custom",
-    "from_node",
-    "as_string",
-    "as_strings",
-)
+    "stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "custom", "from_node", "as_string", "as_strings",
+)  # fmt: skip
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
-_FUNCTIONS = frozenset(
-    [
-        "Symbol",
-        "Integer",
-        "Rational",
-        "Float",
-        "Add",
-        "Mul",
-        "Mod",
-        "PythonMod",
-        "FloorDiv",
-        "CleanDiv",
-        "CeilDiv",
-        "IntTrueDiv",
-        "FloatTrueDiv",
-        "Max",
-        "Min",
-        "Abs",
-        "CeilToInt",
-        "FloorToInt",
-        "TruncToInt",
-        "TruncToFloat",
-        "RoundToInt",
-        "ToFloat",
-        "ModularIndexing",
-        "Where",
-        "Identity",
-        "Eq",
-        "Ne",
-        "Gt",
-        "Ge",
-        "Lt",
-        "Le",
-        "Equality",
-        "Unequality",
-        "GreaterThan",
-        "LessThan",
-        "StrictGreaterThan",
-        "StrictLessThan",
-        "And",
-        "Or",
-        "Not",
-        "IsNonOverlappingAndDenseIndicator",
-        "Pow",
-        "PowByNatural",
-        "max",
-        "min",
-        "abs",
-    ]
-)
+_FUNCTIONS = frozenset({
+    "Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv",
+    "IntTrueDiv", "FloatTrueDiv", "Max", "Min", "Abs", "CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat",
+    "RoundToInt", "ToFloat", "ModularIndexing", "Where", "Identity", "Eq", "Ne", "Gt", "Ge", "Lt", "Le", "Equality",
+    "Unequality", "GreaterThan", "LessThan", "StrictGreaterThan", "StrictLessThan", "And", "Or", "Not",
+    "IsNonOverlappingAndDenseIndicator", "Pow", "PowByNatural", "max", "min", "abs",
+})  # fmt: skip
 _POWERS = ("Pow", "PowByNatural")
 _METHODS = ("size", "stride", "storage_offset")
 _MATH = ("ceil", "floor", "trunc", "sqrt", "isnan", "inf")
@@ -131,11 +85,11 @@ def load_program(path: Path) -> ExportedProgram:
     except Exception as error:  # damaged text surfaces as almost any exception
         raise ConversionError(f"{path.name}: not a whole torch.export archive ({_named(error)})") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             program = torch.export.load(_archive(members))
     except Exception as error:  # and so does what torch makes of it
-        raise ConversionError(f"{path.name}: torch.export.load does not read it ({_named(error)})") from error
+        what = "torch.export.load does not read it; it is damaged, or of another version of torch"
+        raise ConversionError(f"{path.name}: {what} ({_named(error)})") from error
     check_size(program, path)
     return program
 
@@ -150,6 +104,19 @@ def check_size(program: ExportedProgram, path: Path) -> None:
                 total += math.prod(int(size) if isinstance(size, int) else 1 for size in part.shape)
     if total > MAX_ENTRIES:
         raise _refusal(path, f"its values have {total} entries a sample, where at most {MAX_ENTRIES} are taken")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither warnings nor the log of torch's reader: what is wrong is said in the error."""
+    level = _LOG.level
+    _LOG.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _LOG.setLevel(level)
 
 
 class _Hostile(Exception):
@@ -233,10 +200,14 @@ def _check_weights(members: dict[str, bytes]) -> None:
         if not name.endswith("_config.json"):
             continue
         for key, entry in json.loads(data)["config"].items():
-            sizes = [size["as_int"] for size in entry["tensor_meta"]["sizes"]]
+            meta = entry["tensor_meta"]
+            sizes, strides = ([int(size["as_int"]) for size in meta[part]] for part in ("sizes", "strides"))
+            steps = [(size - 1) * stride for size, stride in zip(sizes, strides, strict=True)]
             stored = len(members.get(f"{name.rpartition('/')[0]}/{entry['path_name']}", b""))
-            if min(sizes, default=1) < 0 or math.prod(sizes) > max(stored, _SMALL):
-                raise _Hostile(f"{key!r} has sizes {sizes} and {stored} bytes")
+            last = int(meta["storage_offset"]["as_int"]) + sum(steps)
+            inside = min(sizes, default=1) == 0 or (min(steps, default=0) >= 0 and 0 <= last < stored)
+            if min(sizes, default=1) < 0 or not inside or math.prod(sizes) > max(stored, _SMALL):
+                raise _Hostile(f"{key!r:.80} has sizes {sizes}, strides {strides} and {stored} bytes")
             if not _PATH.fullmatch(key):
                 raise _Hostile(f"a tensor is named {key!r:.80}")
 

@@ -86,7 +86,7 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = 4 << 30) -> GaussianB
             raise FileFormatError(f"{os.fspath(path)}: {refusal}") from None
         # Damaged bytes surface as almost any exception of the zip, number and text parsers below.
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
             raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a .gbn file; {DAMAGED}") from error
 
 
@@ -166,7 +166,7 @@ def _add_vertex(
     except Refusal:
         raise
     except Exception as error:
-        raise Refusal(f"{where}, which cannot be built ({error})", "a vertex that net.add would take") from error
+        raise Refusal(f"{where}, which cannot be built ({error!s:.300})", "a vertex that net.add would take") from error
     _complete(net, record, value, where)
 
 

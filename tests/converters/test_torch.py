@@ -321,6 +321,12 @@ def test_every_unsupported_layer_is_listed() -> None:
     assert message.splitlines()[-1].startswith("To add a counterpart")
 
 
+def test_a_constant_that_would_take_all_memory() -> None:
+    module = Call(lambda m, x: x + torch.full((1 << 16, 1 << 15), 0.5).mean())
+    with pytest.raises(ConversionError, match=r"a constant of shape \(65536, 32768\), which would take all memory"):
+        from_torch(module.eval(), torch.randn(3, 4))
+
+
 def branching(m: nn.Module, x: Any) -> Any:
     return x if x.sum() > 0 else -x
 
