@@ -226,12 +226,15 @@ class Builder:
         """A root in place of a vertex that could not be made, so that the layers after it are tried as well."""
         shape = self.exported.shape(node)
         name = self._unique(f"{node.name} (missing)")
-        if not is_tensor(node) or None in shape[1:] or node.op == "output":
+        if not is_tensor(node) or None in shape[1:] or node.op == "output" or self._is_too_large(node):
             self.failed.add(node)
         elif shape[:1] == (None,):
             self.vertex[node] = self.net.add_input(name, [int(size or 0) for size in shape[1:]])
         else:
             self.vertex[node] = self.net.add_constant(name, np.ones([int(size or 0) for size in shape]))
+
+    def _is_too_large(self, node: Node) -> bool:
+        return math.prod(size or 1 for size in self.exported.shape(node)) > MAX_ENTRIES
 
     def _described(self, node: Node, operation: str) -> str:
         """The layer's class beside the operation, where the operation is inside a layer."""
@@ -302,7 +305,7 @@ class Builder:
             raise Refused("it draws at random")
         if any(value is FREE or (isinstance(value, list) and FREE in value) for value in arguments.values()):
             arguments = _one_row(packet_of(node), arguments)
-        if math.prod(size or 1 for size in self.exported.shape(node)) > MAX_ENTRIES:
+        if self._is_too_large(node):
             raise Refused(f"a constant of shape {self.exported.shape(node)}, which would take all memory")
         values = torch.fx.node.map_arg(tuple(arguments.values()), lambda parent: self.known[parent])
         schema = node.target._schema.arguments

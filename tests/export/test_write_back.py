@@ -407,10 +407,10 @@ class Variable:
 
 
 # Keras is told by the names of classes and packages.
-Model = type("Model", (), {"__module__": "keras.src.models.model"})
+Layer = type("Layer", (), {"__module__": "keras.src.layers.layer"})
 
 
-class Sequential(Model):
+class Sequential(Layer):
     def __init__(self) -> None:
         self.trainable_variables = [
             Variable("dense/kernel", np.ones((3, 2), np.float32)),
