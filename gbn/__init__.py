@@ -17,6 +17,7 @@ from gbn.errors import (
     SingularEvidenceError,
     UnknownNameError,
 )
+from gbn.export.write_back import load_into
 from gbn.gaussian import Covariance, Gaussian
 from gbn.inference import gradient, query
 from gbn.inference.side_by_side import compare_engines
@@ -54,6 +55,7 @@ __all__ = [
     "fit",
     "gradient",
     "load",
+    "load_into",
     "query",
     "save",
 ]

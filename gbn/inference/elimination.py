@@ -75,7 +75,7 @@ class Factorization:
             if group.width:
                 half = root @ coupling
                 updates.append(matrix[..., m:, m:] - half.swapaxes(2, 3) @ half)
-                _add(error, group, (gain * gain).swapaxes(2, 3) @ own)
+                _update(np.add, error, group, (gain * gain).swapaxes(2, 3) @ own)
             else:
                 updates.append(_NOTHING)
             self._inverses.append(inverse)
@@ -93,7 +93,7 @@ class Factorization:
         rounding = np.finfo(float).eps * np.einsum("bgii->bgi", matrix)[..., None]
         error[:, group.own] += rounding[:, :, :m].reshape(self.batch, -1, 1)
         if group.width:
-            _add(error, group, rounding[:, :, m:])
+            _update(np.add, error, group, rounding[:, :, m:])
         for link in group.children:
             _put(matrix, link, updates[link.source][:, link.members])  # type: ignore[index]
         return matrix
@@ -114,7 +114,7 @@ class Factorization:
         for group, inverse, gain in zip(self.plan.groups, self._inverses, self._gains, strict=True):
             own = x[:, group.own].reshape(systems, group.count, group.size, columns)
             if group.width:
-                _add(x, group, -(_taken(gain, which).swapaxes(2, 3) @ own))
+                _update(np.subtract, x, group, _taken(gain, which).swapaxes(2, 3) @ own)
             x[:, group.own] = (_taken(inverse, which) @ own).reshape(systems, -1, columns)
         for group, gain in zip(reversed(self.plan.groups), reversed(self._gains), strict=True):
             if group.width:
@@ -206,14 +206,20 @@ def _put(matrix: Array, link: Link, parts: Array) -> None:
     matrix[_square(link)] += parts if link.starts is None else np.add.reduceat(parts, link.starts, axis=1)
 
 
-def _add(x: Array, group: Group, parts: Array) -> None:
-    """Add to the entries of neighbours.  Shapes: (systems, size, columns), (systems, fronts, width, columns)."""
+def _update(change: np.ufunc, x: Array, group: Group, parts: Array) -> None:
+    """Add parts to the entries of neighbours, or subtract them.
+
+    Shapes: (systems, size, columns), (systems, fronts, width, columns).
+    """
     flat = parts.reshape(len(parts), group.count * group.width, x.shape[2])
-    if group.runs is None:
-        x[:, group.rest] += flat
+    rest: Index = group.rest
+    if group.runs is not None:
+        order, starts, rest = group.runs
+        flat = np.add.reduceat(flat[:, order], starts, axis=1)
+    if isinstance(rest, slice):
+        change(x[:, rest], flat, out=x[:, rest])
     else:
-        order, starts, entries = group.runs
-        x[:, entries] += np.add.reduceat(flat[:, order], starts, axis=1)
+        x[:, rest] = change(x[:, rest], flat)
 
 
 def _taken(matrix: Array, which: Array | None) -> Array:

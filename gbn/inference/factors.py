@@ -72,10 +72,12 @@ class Factors:
         """
         out: list[Array | None] = [None] * len(variables)
         alike: dict[Any, list[tuple[int, dict[int, Array]]]] = defaultdict(list)
+        shapes = self._shapes(variables)
         for number, (name, chosen) in enumerate(zip(self.structure.factors, variables, strict=True)):
             if chosen:
-                blocks = self._rows(name)
-                alike[self._kind(number, name, chosen, blocks)].append((number, blocks))
+                blocks, shape = self._rows(name), shapes[number]
+                large = shape[0] * sum(shape[2:]) > _LARGEST_STACKED  # type: ignore[operator, arg-type]
+                alike[number if large else (shape, self._form(name, blocks, chosen))].append((number, blocks))
         for members in alike.values():
             numbers = [number for number, _ in members]
             names = [self.structure.factors[number] for number in numbers]
@@ -89,20 +91,30 @@ class Factors:
         arriving = self.totals.through(name, self.structure.lines.get(name, ()))
         return self._whitened_label(name, arriving) if self.is_label(name) else arriving
 
-    def _kind(self, number: int, name: str, variables: Sequence[int], blocks: Mapping[int, Array]) -> Any:
-        """Factors with the same are stacked."""
-        sizes = [self.structure.sizes[v] for v in variables]
-        vertex, own = self.net.vertices[name], self.structure.hidden.get(name)
-        if vertex.size * sum(sizes) > _LARGEST_STACKED:
-            return number
-        mask = self.by_pattern.evidence.masks.get(name)
+    def _shapes(self, variables: Sequence[Sequence[int]]) -> list[tuple[int | None, ...]]:
+        """Of each factor its entries, where its own variable stands, and the entries of all; kept for a plan."""
+        known = self.structure.notes.get("shapes", (None, []))
+        if known[0] is not variables:
+            hidden, sizes, vertices = self.structure.hidden, self.structure.sizes, self.net.vertices
+            shapes = [
+                (
+                    vertices[name].size,
+                    chosen.index(hidden[name]) if name in hidden else None,
+                    *(sizes[v] for v in chosen),
+                )
+                for name, chosen in zip(self.structure.factors, variables, strict=True)
+            ]
+            known = self.structure.notes["shapes"] = variables, shapes
+        shapes = known[1]
+        return shapes
+
+    def _form(self, name: str, blocks: Mapping[int, Array], variables: Sequence[int]) -> Any:
+        """What else stacked factors have in common: the form of their noise, batches, and shapes of blocks."""
+        noise, mask = self.net.vertices[name].noise, self.by_pattern.evidence.masks.get(name)
         return (
-            vertex.size,
-            *sizes,
-            None if own is None else variables.index(own),
-            vertex.kind if vertex.noise is None else self.net.noises[vertex.noise].form,
+            None if noise is None else self.net.noises[noise].form,
             None if mask is None else len(mask),
-            *(blocks[v].shape if v in blocks else None for v in variables),
+            *[blocks[v].shape if v in blocks else None for v in variables],
         )
 
     def _stack(self, names: Sequence[str], variables: Sequence[int], rows: Sequence[Sequence[Array | None]]) -> Array:

@@ -295,23 +295,24 @@ def _linked(
     out: dict[int, tuple[Link, ...]] = {}
     example = {group: v for v, (group, _) in enumerate(where)}
     for (group, source, slots), pairs in alike.items():
-        targets, members = np.array(sorted(pairs)).T
-        once, starts = np.unique(targets, return_index=True)
+        pairs.sort()
+        targets, members = [target for target, _ in pairs], [member for _, member in pairs]
+        once = sorted(set(targets))
         link = Link(
             source,
-            members if source is None else _index(members),
+            np.array(members) if source is None else _index(members),
             _index(once),
-            _index(_within(fronts[example[group]], slots, sizes)),
-            None if len(once) == len(targets) else starts,
+            _index([k for slot in slots for k in _entries(fronts[example[group]], slot, sizes)]),
+            None if len(once) == len(targets) else np.searchsorted(targets, once),
         )
         out[group] = (*out.get(group, ()), link)
     return out
 
 
-def _within(front: Sizes, slots: Sizes, sizes: Sizes) -> Array:
-    """Entries of a front that belong to some of its variables."""
-    starts = np.cumsum([0, *(sizes[v] for v in front)])
-    return np.concatenate([np.arange(starts[k], starts[k + 1]) for k in slots])
+def _entries(front: Sizes, slot: int, sizes: Sizes) -> range:
+    """Entries of a front that belong to one of its variables."""
+    start = sum(sizes[v] for v in front[:slot])
+    return range(start, start + sizes[front[slot]])
 
 
 def _group(
@@ -325,16 +326,17 @@ def _group(
     """fronts: each of which begins with the variables that it eliminates, ``size`` entries."""
     start = spans[fronts[0][0]].start
     stop = start + size * len(fronts)
-    columns = [
-        np.array([spans[front[slot]].start for front in fronts])[:, None] + np.arange(sizes[variable])
-        for slot, variable in enumerate(fronts[0])
+    rest = [
+        entry
+        for front in fronts
+        for variable in front
         if spans[variable].start >= stop
+        for entry in range(spans[variable].start, spans[variable].stop)
     ]
-    rest = np.concatenate(columns, axis=1).reshape(-1) if columns else np.zeros(0, int)
     runs = None
     if len(fronts) > 1 and len(rest):
         order = np.argsort(rest, kind="stable")
-        once, starts = np.unique(rest[order], return_index=True)
+        once, starts = np.unique(np.array(rest)[order], return_index=True)
         runs = None if len(once) == len(rest) else (order, starts, once)
     return Group(
         count=len(fronts),
@@ -348,8 +350,8 @@ def _group(
     )
 
 
-def _index(positions: Array) -> Index:
+def _index(positions: Sequence[int]) -> Index:
     """The same positions as a slice, which numpy reads without a copy, where they are consecutive."""
-    if len(positions) and (np.diff(positions) == 1).all():
-        return slice(int(positions[0]), int(positions[-1]) + 1)
-    return positions
+    if positions and tuple(positions) == tuple(range(positions[0], positions[0] + len(positions))):
+        return slice(positions[0], positions[0] + len(positions))
+    return np.array(positions, int)

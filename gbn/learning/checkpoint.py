@@ -9,12 +9,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbn.container import Container, Refusal, opened, parse, whole_file, write
 from gbn.errors import FileFormatError
+from gbn.io.archive import DAMAGED, Refusal, open_archive, write, write_whole
 from gbn.learning.numbers import numbers
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ Array = np.ndarray[Any, Any]
 Tree = dict[str, Any]
 
 FORMAT, VERSION = "gbn.fit", 1
-_HEADER = "fit.json"
 _DTYPES = ("bool", "int64", "uint32", "uint64", "float32", "float64")
 _MOST_BYTES = 4 << 30
 
@@ -45,12 +44,11 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
             return value.item()
         if isinstance(value, np.ndarray):
             arrays.append(np.ascontiguousarray(value).reshape(value.shape))
-            return {"array": len(arrays) - 1, "dtype": value.dtype.name}
+            return {"array": len(arrays) - 1, "axes": list(range(value.ndim)), "dtype": value.dtype.name}
         return value
 
     header = {"format": FORMAT, "version": VERSION, "state": encoded(state)}
-    with whole_file(path) as file:
-        write(file, _HEADER, header, arrays)
+    write_whole(path, lambda file: write(file, header, arrays))
 
 
 def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
@@ -64,9 +62,18 @@ def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
         OSError: it cannot be read.
     """
     try:
-        state = opened(path, _HEADER, "a checkpoint of a fit", _MOST_BYTES, _read)
+        with open(path, "rb") as file:
+            state = _read(file)
     except FileNotFoundError:
         return None
+    except Refusal as refusal:
+        raise FileFormatError(f"{os.fspath(path)}: not a whole checkpoint: {refusal}") from None
+    except OSError:
+        raise
+    # Damaged bytes surface as almost any exception of the zip, number and text parsers.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
+        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a checkpoint; {DAMAGED}") from error
     if state.get("fingerprint") != mark:
         raise FileFormatError(
             f"{os.fspath(path)}: a checkpoint of another fit (net, data or options differ); give the same ones to go "
@@ -75,8 +82,8 @@ def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
     return state
 
 
-def _read(container: Container) -> Tree:
-    header = container.header
+def _read(file: IO[bytes]) -> Tree:
+    header, stored = open_archive(file, _MOST_BYTES)
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
         raise Refusal("another header", f"format {FORMAT!r} of version {VERSION}", "begin the fit anew")
 
@@ -84,14 +91,15 @@ def _read(container: Container) -> Tree:
         if isinstance(value, dict) and "map" in value:
             return {str(key): decoded(item) for key, item in value["map"]}
         if isinstance(value, dict):
-            if value["dtype"] not in _DTYPES or type(value["array"]) is not int:
-                raise Refusal(f"an array {value!r:.80}", "a number, and a dtype of " + ", ".join(_DTYPES))
-            array = parse(container.array_bytes(value["array"]), np.dtype(value["dtype"]), "the state")
+            dtype = value.pop("dtype", None)
+            if dtype not in _DTYPES:
+                raise Refusal(f"an array of {dtype!r:.80}", "one of " + ", ".join(_DTYPES))
+            array = stored.take(value, np.dtype(dtype), "the state", finite=False)
             array.flags.writeable = False
             return array
         return [decoded(item) for item in value] if isinstance(value, list) else value
 
-    state = decoded(header["state"])
+    state = decoded(header.get("state"))
     if not isinstance(state, dict):
         raise Refusal("a state that is no mapping", "a mapping", "begin the fit anew")
     return state

@@ -75,7 +75,7 @@ def linear(*terms: Array, shape: Sequence[int] | None = None) -> tuple[Array, Ma
     """
     parents, weights = terms[0 : len(terms) - 1 : 2], terms[1::2]
     bias = terms[-1] if len(terms) % 2 else None
-    rows = [u.reshape(len(u), -1) for u in parents]
+    rows = [u if u.ndim == 2 else u.reshape(len(u), -1) for u in parents]
     products = [arrays.matmul(u, w.T) for u, w in zip(rows, weights, strict=True)]
     y = reduce(np.add, products if bias is None else [*products, bias] if products else [bias[None]])
     flat = y.shape

@@ -188,7 +188,7 @@ class TestCheckpoints:
             import os, signal, sys
             sys.path.insert(0, sys.argv[2])
             import test_fit
-            import gbn.container as container
+            import gbn.io.archive as archive
             count = 0
             replace = os.replace
             def killing(*args):
@@ -197,7 +197,7 @@ class TestCheckpoints:
                 if count == int(sys.argv[3]):
                     os.kill(os.getpid(), signal.SIGKILL)
                 replace(*args)
-            container.os.replace = killing
+            archive.os.replace = killing
             options = test_fit.OPTIONS
             test_fit.factor_net().fit({"y": test_fit.readings()}, checkpoint=sys.argv[1], **options)
         """
@@ -259,10 +259,10 @@ class TestCheckpoints:
 
 
 def load_mark(path):
-    from gbn.container import opened
     from gbn.learning.checkpoint import _read
 
-    return opened(path, "fit.json", "a checkpoint", 1 << 30, _read)["fingerprint"]
+    with open(path, "rb") as file:
+        return _read(file)["fingerprint"]
 
 
 class TestBadInput:

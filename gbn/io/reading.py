@@ -1,39 +1,31 @@
-"""Save and load a net: one versioned ``.gbn`` file without pickles.
-
-The file is an uncompressed zip of ``net.json``, the header, and ``arrays/0.npy``, ``arrays/1.npy``, ..., the values and
-covariances that the header names by number.  Everything comes back bit for bit, memory layout included.
-
-A file is read as if a stranger had made it.  Every claim of the header is checked, sizes before anything is allocated
-for them, and the net is built by its own methods, so that a loaded net is one that could have been built by hand.
-"""
+"""From a file to a net, built by the net's own methods once every claim of the header is checked."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import NoneType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from gbn import ops
-from gbn.container import TOO_LARGE, Container, Refusal, checked_shape, opened, parse, whole_file, write
-from gbn.errors import GraphError
+from gbn.errors import FileFormatError
 from gbn.gaussian import Covariance
-from gbn.net import GaussianBayesNet, Vertex
+from gbn.io.archive import DAMAGED, TOO_LARGE, Array, Arrays, Record, Refusal, check_fields, open_archive, shape_of
+from gbn.io.writing import FORMAT, VERSION
+from gbn.net import GaussianBayesNet
 from gbn.ops.footprint import entries, footprint
+from gbn.source import SourceArray
 
-__all__ = ["load", "save"]
+__all__ = ["load"]
 
-Array = np.ndarray[Any, Any]
-Shape = tuple[int, ...]
-Record = dict[str, Any]
-
-FORMAT, VERSION = "gbn", 1
-_HEADER = "net.json"
 _DTYPES = ("float16", "float32", "float64", "float128")
+# What a model keeps beside its weights: counters, masks.
+_COUNTS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_SOURCE_DTYPES = (*_DTYPES, *_COUNTS, "bool", "complex64", "complex128")
 
 _NET_FIELDS: dict[str, tuple[type, ...]] = {
     "format": (str,),
@@ -43,6 +35,8 @@ _NET_FIELDS: dict[str, tuple[type, ...]] = {
     "vertices": (list,),
     "outputs": (list, NoneType),
 }
+# Only nets that were converted have it.
+_MORE_NET_FIELDS: dict[str, tuple[type, ...]] = {"sources": (list,)}
 _NOISE_FIELDS: dict[str, tuple[type, ...]] = {"name": (str,), "event": (list,), "form": (str,), "value": (dict,)}
 _VERTEX_FIELDS: dict[str, tuple[type, ...]] = {
     "name": (str,),
@@ -57,7 +51,12 @@ _VERTEX_FIELDS: dict[str, tuple[type, ...]] = {
     "trainable": (bool,),
     "source": (str, NoneType),
 }
-_ARRAY_FIELDS: dict[str, tuple[type, ...]] = {"array": (int,), "axes": (list,)}
+_SOURCE_FIELDS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "dtype": (str,),
+    "vertex": (str, NoneType),
+    "value": (dict, NoneType),
+}
 # What each kind of vertex has of: a value, an op, parents, attributes, noise ("may" where both are right).
 _KINDS: dict[str, dict[str, str]] = {
     "input": {"value": "may", "op": "no", "parents": "no", "attributes": "no", "noise": "may"},
@@ -66,20 +65,6 @@ _KINDS: dict[str, dict[str, str]] = {
     "op": {"value": "no", "op": "yes", "parents": "yes", "attributes": "may", "noise": "may"},
     "likelihood": {"value": "no", "op": "yes", "parents": "yes", "attributes": "no", "noise": "no"},
 }
-
-
-def save(net: GaussianBayesNet, path: str | os.PathLike[str]) -> None:
-    """Write a net to one ``.gbn`` file; equal nets give equal files.
-
-    The file appears whole or not at all: it is written beside its place and then moved there.
-
-    Raises:
-        GraphError: an attribute of an op is not a number, a text, None, or a list or tuple of such.
-        OSError: the file cannot be written; what was there before is still there.
-    """
-    header, arrays = _describe(net)
-    with whole_file(path) as file:
-        write(file, _HEADER, header, arrays)
 
 
 def load(path: str | os.PathLike[str], *, max_bytes: int = 4 << 30) -> GaussianBayesNet:
@@ -94,144 +79,55 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = 4 << 30) -> GaussianB
         FileFormatError: truncated, damaged, of another format or version, inconsistent, or larger than ``max_bytes``.
         OSError: there is no such file, or it cannot be read.
     """
-    return opened(path, _HEADER, "a .gbn file", max_bytes, lambda container: _read(container, max_bytes))
+    with open(path, "rb") as file:
+        try:
+            return _read(file, max_bytes)
+        except Refusal as refusal:
+            raise FileFormatError(f"{os.fspath(path)}: {refusal}") from None
+        # Damaged bytes surface as almost any exception of the zip, number and text parsers below.
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
+            raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a .gbn file; {DAMAGED}") from error
 
 
-def _describe(net: GaussianBayesNet) -> tuple[Record, list[Array]]:
-    """The header, and the arrays it names by number."""
-    arrays: list[Array] = []
-
-    def number(array: Array) -> Record:
-        # Axes in the order of memory: the same layout gives the same roundings in later products.
-        axes = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
-        arrays.append(np.ascontiguousarray(array.transpose(axes)).reshape(array.transpose(axes).shape))
-        return {"array": len(arrays) - 1, "axes": axes}
-
-    header = {
-        "format": FORMAT,
-        "version": VERSION,
-        "dtype": net.dtype.name,
-        "noises": [
-            {"name": name, "event": list(q.event), "form": q.form, "value": number(q.value)}
-            for name, q in net.noises.items()
-        ],
-        "vertices": [_vertex_record(vertex, number) for vertex in net.vertices.values()],
-        "outputs": None if net._outputs is None else list(net._outputs),
-    }
-    return header, arrays
-
-
-def _vertex_record(vertex: Vertex, number: Callable[[Array], Record]) -> Record:
-    return {
-        "name": vertex.name,
-        "kind": vertex.kind,
-        "shape": [int(size) for size in vertex.shape],
-        "plated": bool(vertex.plated),
-        "parents": list(vertex.parents),
-        "op": vertex.op,
-        "attributes": {key: _encoded(value, vertex.name, key) for key, value in vertex.attributes.items()},
-        "noise": vertex.noise,
-        "value": None if vertex.value is None else number(vertex.value),
-        "trainable": bool(vertex.trainable),
-        "source": vertex.source,
-    }
-
-
-def _encoded(value: Any, vertex: str, key: str) -> Any:
-    """An attribute as JSON; a tuple stays one."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, tuple):
-        return {"tuple": _encoded(list(value), vertex, key)}
-    if isinstance(value, list):
-        return [_encoded(item, vertex, key) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise GraphError(
-        f"{vertex!r}: attribute {key!r} is of type {type(value).__name__}, which a file cannot hold; "
-        "expected a number, a text, None, or a list or tuple of such"
-    )
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, dict):
-        _fields(value, {"tuple": (list,)}, "a tuple")
-        return tuple(_decoded(value["tuple"]))
-    return [_decoded(item) for item in value] if isinstance(value, list) else value
-
-
-def _read(container: Container, max_bytes: int) -> GaussianBayesNet:
-    header = _checked_header(container.header)
-    stored = _Arrays(container)
-    net = GaussianBayesNet(_dtype(header["dtype"]))
+def _read(file: IO[bytes], max_bytes: int) -> GaussianBayesNet:
+    header, stored = open_archive(file, max_bytes)
+    _check_header(header)
+    net = GaussianBayesNet(_dtype(header["dtype"], _DTYPES))
     noises = _read_noises(header["noises"], stored)
     _check_sizes(net, header["vertices"], max_bytes)
     for record in header["vertices"]:
         _add_vertex(net, record, noises, stored, max_bytes)
     # The builders refuse a vertex named as a noise, which all noises of single vertices are.
     net.noises = noises
+    for record in header.get("sources", ()):
+        _add_source(net, record, stored)
     stored.check_all_used()
     _set_outputs(net, header["outputs"])
     return net
 
 
-def _checked_header(header: Any) -> Record:
+def _check_header(header: Any) -> None:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise Refusal("a header without its format", f'"format": "{FORMAT}"')
     version = header.get("version")
     if type(version) is not int or version != VERSION:
         remedy = "upgrade gaussian-bayes-net, or save the net again with this version of it"
         raise Refusal(f"format version {version!r:.40}", f"version {VERSION}", remedy)
-    _fields(header, _NET_FIELDS, "the header")
-    return header
+    check_fields(header, _NET_FIELDS | {k: v for k, v in _MORE_NET_FIELDS.items() if k in header}, "the header")
 
 
-def _dtype(name: str) -> np.dtype[Any]:
-    if name not in _DTYPES or not hasattr(np, name):
-        raise Refusal(f"dtype {name!r:.40}", "one of " + ", ".join(d for d in _DTYPES if hasattr(np, d)))
+def _dtype(name: str, known: Sequence[str]) -> np.dtype[Any]:
+    if name not in known or not hasattr(np, name):
+        raise Refusal(f"dtype {name!r:.40}", "one of " + ", ".join(d for d in known if hasattr(np, d)))
     return np.dtype(name)
 
 
-def _fields(record: Any, fields: Mapping[str, tuple[type, ...]], where: str) -> None:
-    """Refuse a record that has not exactly these fields, each of one of its types (True is no integer)."""
-    if not isinstance(record, dict) or record.keys() != fields.keys():
-        got = f"the fields {sorted(record)}" if isinstance(record, dict) else type(record).__name__
-        raise Refusal(f"{where} with {got:.200}", f"the fields {sorted(fields)}")
-    for key, types in fields.items():
-        if type(record[key]) not in types:
-            names = " or ".join(t.__name__ for t in types)
-            raise Refusal(f"{key!r} of {where} of type {type(record[key]).__name__}", names)
-
-
-class _Arrays:
-    """The arrays of a file, each read when it is taken, and once."""
-
-    def __init__(self, container: Container) -> None:
-        self.container, self.unused = container, set(range(container.count))
-
-    def take(self, reference: Record, dtype: np.dtype[Any], where: str) -> Array:
-        _fields(reference, _ARRAY_FIELDS, f"array of {where}")
-        index, axes = reference["array"], reference["axes"]
-        if index not in self.unused:
-            raise Refusal(f"array {index} for {where}", "the number of an array that nothing else takes")
-        self.unused.remove(index)
-        array = parse(self.container.array_bytes(index), dtype, where)
-        if any(type(axis) is not int for axis in axes) or sorted(axes) != list(range(array.ndim)):
-            raise Refusal(f"axes {axes!r:.100} of {where}", f"an order of {array.ndim} axes")
-        if not np.isfinite(array).all():
-            raise Refusal(f"NaN or infinity in {where}", "finite numbers")
-        return array.transpose(np.argsort(axes))
-
-    def check_all_used(self) -> None:
-        if self.unused:
-            raise Refusal(f"{len(self.unused)} arrays that no vertex takes", "a use for each")
-
-
-def _read_noises(records: Sequence[Any], stored: _Arrays) -> dict[str, Covariance]:
+def _read_noises(records: Sequence[Any], stored: Arrays) -> dict[str, Covariance]:
     noises: dict[str, Covariance] = {}
     for record in records:
-        _fields(record, _NOISE_FIELDS, "a noise")
-        name, event = record["name"], checked_shape(record["event"], "noise with event")
+        check_fields(record, _NOISE_FIELDS, "a noise")
+        name, event = record["name"], shape_of(record["event"], "noise with event")
         where = f"noise {name!r:.80}"
         value = stored.take(record["value"], np.dtype(np.float64), where)
         diagonal = record["form"] == "diagonal"
@@ -248,15 +144,15 @@ def _check_sizes(net: GaussianBayesNet, records: Sequence[Any], max_bytes: int) 
     """Refuse vertices of which one sample would not fit, before any is built."""
     total = 0
     for record in records:
-        _fields(record, _VERTEX_FIELDS, "a vertex")
-        total += entries(checked_shape(record["shape"], f"shape of {record['name']!r:.80}"))
+        check_fields(record, _VERTEX_FIELDS, "a vertex")
+        total += entries(shape_of(record["shape"], f"shape of {record['name']!r:.80}"))
     if total * net.dtype.itemsize > max_bytes:
         got = f"vertices of {total * net.dtype.itemsize} bytes a sample"
         raise Refusal(got, f"at most {max_bytes}", TOO_LARGE)
 
 
 def _add_vertex(
-    net: GaussianBayesNet, record: Record, noises: Mapping[str, Covariance], stored: _Arrays, max_bytes: int
+    net: GaussianBayesNet, record: Record, noises: Mapping[str, Covariance], stored: Arrays, max_bytes: int
 ) -> None:
     where = f"vertex {record['name']!r:.80}"
     _check_parts(record, where)
@@ -270,7 +166,7 @@ def _add_vertex(
     except Refusal:
         raise
     except Exception as error:
-        raise Refusal(f"{where}, which cannot be built ({error})", "a vertex that net.add would take") from error
+        raise Refusal(f"{where}, which cannot be built ({error!s:.300})", "a vertex that net.add would take") from error
     _complete(net, record, value, where)
 
 
@@ -343,6 +239,22 @@ def _set_outputs(net: GaussianBayesNet, names: Sequence[Any] | None) -> None:
         net.set_outputs(names)
 
 
+def _add_source(net: GaussianBayesNet, record: Record, stored: Arrays) -> None:
+    """Record an array of the converted model: one of a vertex, or one that the net does not use."""
+    check_fields(record, _SOURCE_FIELDS, "a source")
+    name, holder = record["name"], record["vertex"]
+    where, dtype = f"source {name!r:.80}", _dtype(record["dtype"], _SOURCE_DTYPES)
+    if name in net._sources or (holder is None) == (record["value"] is None):
+        raise Refusal(f"{where} twice, or with a vertex and an array or neither", "one of each, once")
+    if holder is None:
+        value = stored.take(record["value"], dtype, where, finite=False)
+        net._sources[name] = SourceArray(dtype, value=_frozen(value))
+        return
+    if holder not in net.vertices or net.vertices[holder].kind not in ("parameter", "constant"):
+        raise Refusal(f"{where} held by {holder!r:.80}", "a parameter or constant")
+    net._sources[name] = SourceArray(dtype, holder)
+
+
 def _check_run(net: GaussianBayesNet, record: Record, attributes: Mapping[str, Any], max_bytes: int) -> None:
     """Refuse an op whose trial run would need more memory than what the file declares allows."""
     where = f"vertex {record['name']!r:.80}"
@@ -370,3 +282,10 @@ def _check_attribute(entry: ops.Op, key: str, value: Any, where: str) -> None:
     for kind in (str, int | float):
         if isinstance(default, kind) and not isinstance(value, kind):
             raise Refusal(f"{where} with {key}={value!r:.80}", f"the type of its default, {default!r}")
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, dict):
+        check_fields(value, {"tuple": (list,)}, "a tuple")
+        return tuple(_decoded(value["tuple"]))
+    return [_decoded(item) for item in value] if isinstance(value, list) else value
