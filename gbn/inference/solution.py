@@ -70,14 +70,13 @@ class LinearizedPosterior:
         Returns:
             shape (size of a, size of b), in float64; None where all of it is zero.
         """
-        by_pattern, total = np.bincount(self.pattern, counts), None
-        for a, b in pairs:
-            if self.known(a) or self.known(b):
-                continue
-            cov = self.covariance_by_pattern(a, b)
-            part = cov[0] * counts.sum() if len(cov) == 1 else np.tensordot(by_pattern, cov, 1)
-            total = part if total is None else total + part
-        return total
+        by_pattern = np.bincount(self.pattern, counts)
+        found = [self.covariance_by_pattern(a, b) for a, b in pairs if not (self.known(a) or self.known(b))]
+        shared = [cov for cov in found if len(cov) == 1]
+        parts = [np.tensordot(by_pattern, cov, 1) for cov in found if len(cov) > 1]
+        if shared:
+            parts.append(np.concatenate(shared).sum(axis=0) * counts.sum())
+        return sum(parts[1:], parts[0]) if parts else None
 
     def known(self, name: str) -> bool:
         """Whether a vertex is wholly observed, or set from outside, so that it has no covariance."""

@@ -20,6 +20,8 @@ from gbn.learning.data import Data
 __all__ = ["condensed"]
 
 Array = np.ndarray[Any, Any]
+# Multiplications that are spent on it at most.
+_MOST_WORK = 1e11
 
 
 def condensed(data: Data) -> Data:
@@ -30,7 +32,7 @@ def condensed(data: Data) -> Data:
     size = sum(a[0].size for _, _, a in held)
     first, pattern = evidence.patterns()
     counts = np.bincount(pattern, minlength=len(first))
-    if not held or (counts <= size + 1).all():
+    if not held or (counts <= size + 1).all() or data.samples * float(size) ** 2 > _MOST_WORK:
         return data
     rows = np.concatenate([a.reshape(len(a), -1).astype(np.float64) for _, _, a in held], axis=1)
     found = [_few(rows[pattern == k], data.counts[pattern == k]) for k in range(len(first))]

@@ -313,6 +313,6 @@ class Design:
         width = max(1, _CHUNK // rows)
         parts = []
         for start in range(0, total, width):
-            unit = np.eye(total)[start : start + width]
+            unit = np.eye(min(width, total - start), total, start)
             parts.append(sparse.csc_array(self._flat(values, unit).T))
         return sparse.csc_array(sparse.hstack(parts))

@@ -192,12 +192,16 @@ class EM:
         variances = [q.diagonal() for q in self.net.noises.values()]
         spread = max(v.max() for v in variances) / min(v.min() for v in variances)
         resolution = max(1e-9, 100 * float(np.finfo(self.net.dtype).eps) * min(spread, 1e10))
-        slack = resolution * (1 if self.engine[0] == "exact" else 1e3) * (abs(before) + self.observed)
-        if not self.value >= before - slack:
+        exact = self.engine[0] == "exact"
+        if self.value >= before - resolution * (1 if exact else 1e3) * (abs(before) + self.observed):
+            return
+        fell = f"the objective fell from {before:.12g} to {self.value:.12g} in iteration {self.iteration}"
+        if exact:
             self._failure = (
-                f"the objective fell from {before:.12g} to {self.value:.12g} in iteration {self.iteration}, which EM "
-                "never does: a defect of gbn, please report it with the net; the best round is returned"
+                f"{fell}, which EM never does: a defect of gbn, please report it; the best round is returned"
             )
+        else:
+            self._failure = f"{fell}: engine {self.engine[0]!r} did not arrive; let it go further (engine_options)"
 
     def _settled(self) -> bool:
         """Whether this start has arrived or used up its iterations."""
