@@ -35,6 +35,7 @@ class LinearizedPosterior:
     def __init__(self, point: Linearization, targets: Sequence[str]) -> None:
         self.point, self.net, self.evidence = point, point.net, point.evidence
         self.targets = tuple(targets)
+        self._shared: dict[tuple[str, str], Array] = {}
 
     @cached_property
     def relevant(self) -> set[str]:
@@ -71,12 +72,21 @@ class LinearizedPosterior:
             shape (size of a, size of b), in float64; None where all of it is zero.
         """
         by_pattern = np.bincount(self.pattern, counts)
-        found = [self.covariance_by_pattern(a, b) for a, b in pairs if not (self.known(a) or self.known(b))]
+        found = [self._kept(a, b) for a, b in pairs if not (self.known(a) or self.known(b))]
         shared = [cov for cov in found if len(cov) == 1]
         parts = [np.tensordot(by_pattern, cov, 1) for cov in found if len(cov) > 1]
         if shared:
             parts.append(np.concatenate(shared).sum(axis=0) * counts.sum())
         return sum(parts[1:], parts[0]) if parts else None
+
+    def _kept(self, a: str, b: str) -> Array:
+        """A covariance, found once where all patterns share it: a vertex is in the sums of all its neighbours."""
+        found = self._shared.get((a, b))
+        if found is None:
+            found = self.covariance_by_pattern(a, b)
+            if len(found) == 1:
+                self._shared[a, b] = found
+        return found
 
     def known(self, name: str) -> bool:
         """Whether a vertex is wholly observed, or set from outside, so that it has no covariance."""

@@ -64,15 +64,13 @@ class Mean:
             """Whether a learned parameter enters a vertex, with no noise between."""
             stack = [vertex]
             while stack:
-                top = stack[-1]
-                one = net.vertices[top]
-                if one.kind != "op" or one.random:
-                    moved[top] = top in learned
-                waiting = [p for p in one.parents if p not in moved] if top not in moved else []
+                one = net.vertices[stack[-1]]
+                inside = one.kind == "op" and not one.random
+                waiting = [p for p in one.parents if p not in moved] if inside else []
                 if waiting:
                     stack += waiting
                     continue
-                moved.setdefault(top, any(moved[p] for p in one.parents))
+                moved[one.name] = any(moved[p] for p in one.parents) if inside else one.name in learned
                 stack.pop()
             return moved[vertex]
 

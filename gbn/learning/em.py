@@ -19,7 +19,7 @@ from gbn.errors import LearningError, ShapeError, UnknownNameError
 from gbn.learning.condensation import condensed
 from gbn.learning.data import Data
 from gbn.learning.expansion import Gauge, find_gauges
-from gbn.learning.expectations import Expected, estep, moments_of
+from gbn.learning.expectations import Expectation, Expected, estep, moments_of
 from gbn.learning.maximisation import Priors, maximise, parameter_groups
 from gbn.learning.numbers import Frozen, with_values
 from gbn.learning.regressions import Family, read_families
@@ -139,6 +139,7 @@ class EM:
         self.start = self.iteration = 0
         self.change = np.inf
         self._failure: str | None = None
+        self._others: dict[Data, Expectation] = {}
 
     def begin(self) -> Figures:
         return self._expect(self.net)
@@ -220,7 +221,9 @@ class EM:
 
     def score(self, data: Data) -> float:
         """Log-evidence of other rows per unit of weight."""
-        expected = estep(data.of(self.net), self.families, *self.engine)(self.net)
+        if data not in self._others:
+            self._others[data] = estep(data.of(self.net), self.families, *self.engine)
+        expected = self._others[data](self.net)
         return expected.objective(data.counts) / data.total
 
     def state(self) -> dict[str, Any]:

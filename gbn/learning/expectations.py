@@ -194,16 +194,22 @@ def moments_of(
 ) -> list[Moments]:
     """The moments of every family; ``shifts``: the points about which they are taken (None: their means now)."""
     counts = data.counts
+    means: dict[str, Array] = {}
+    for name in names_of(families):
+        means[name] = np.asarray(expected.mean(name), np.float64).reshape(len(counts), -1)
     return [
-        _moments(expected, family, counts, None if shifts is None else shifts[k]) for k, family in enumerate(families)
+        _moments(expected, family, means, counts, None if shifts is None else shifts[k])
+        for k, family in enumerate(families)
     ]
 
 
-def _moments(expected: Expected, family: Family, counts: Array, shift: Array | None) -> Moments:
+def _moments(
+    expected: Expected, family: Family, means: Mapping[str, Array], counts: Array, shift: Array | None
+) -> Moments:
     parts = list(zip(*((vertex, *regressors) for vertex, regressors in family.members), strict=True))
     weights = counts if len(family.members) == 1 else np.tile(counts, len(family.members))
     total = float(weights.sum())
-    columns = [_stacked(expected, names, len(counts)) for names in parts]
+    columns = [means[names[0]] if len(names) == 1 else np.concatenate([means[n] for n in names]) for names in parts]
     if shift is None:
         shift = np.concatenate([*(weights @ column / total for column in columns), [0.0]])
     z = np.concatenate([*columns, np.ones((len(weights), 1))], axis=1) - shift
@@ -220,9 +226,3 @@ def _moments(expected: Expected, family: Family, counts: Array, shift: Array | N
     if not np.isfinite(second).all():
         raise InferenceError(f"{family.name!r}: its expected second moments are not finite; rescale the data")
     return Moments(total, second, shift, family.size)
-
-
-def _stacked(expected: Expected, names: Sequence[str], samples: int) -> Array:
-    """Means of some vertices one below the other, in float64.  Shape: (vertices · samples, size)."""
-    rows = [np.asarray(expected.mean(name), np.float64).reshape(samples, -1) for name in names]
-    return rows[0] if len(rows) == 1 else np.concatenate(rows)
