@@ -190,7 +190,7 @@ class EM:
         if self.value >= before:
             return
         # Rounding grows with the spread of the variances, as the condition of the posterior does.
-        variances = [q.diagonal() for q in self.net.noises.values()]
+        variances = [np.linalg.eigvalsh(q.value) if q.form == "full" else q.value for q in self.net.noises.values()]
         spread = max(v.max() for v in variances) / min(v.min() for v in variances)
         resolution = max(1e-9, 100 * float(np.finfo(self.net.dtype).eps) * min(spread, 1e10))
         exact = self.engine[0] == "exact"

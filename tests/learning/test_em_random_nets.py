@@ -24,10 +24,13 @@ def test_the_objective_never_falls(seed, options):
     result = net.fit(data, max_iter=8, tol=None, callback=lambda number, _: number == 8, **options)
     trace = result.history.column("objective")
     assert result.reason == "stopped by the callback after 8 iterations"
-    assert (np.diff(trace) >= -1e-9 * (1 + np.abs(trace[:-1]))).all()
+    # Rows that are fitted exactly, to a billionth of their variance, leave fewer digits.
+    exactly = any("variance_floor" in note for note in result.diagnostics["not_determined"])
+    resolution = 1e-7 if exactly else 1e-9
+    assert (np.diff(trace) >= -resolution * (1 + np.abs(trace[:-1]))).all()
     if not options.get("ridge"):
         expected = result.net.query([], data).log_evidence.sum()
-        np.testing.assert_allclose(trace.max(), expected, rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(trace.max(), expected, rtol=resolution, atol=resolution)
 
 
 @settings(max_examples=20)
