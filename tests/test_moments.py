@@ -22,19 +22,30 @@ FUNCTIONS = {
     ),
     "Tanh": (math.tanh, lambda x: 1 - math.tanh(x) ** 2, {}),
     "Sigmoid": (special.expit, lambda x: special.expit(x) * special.expit(-x), {}),
+    "Elu": (
+        lambda x: x if x > 0 else 0.7 * math.expm1(x),
+        lambda x: 1.0 if x > 0 else 0.7 * math.exp(x),
+        {"alpha": 0.7},
+    ),
+    "Swish": (
+        lambda x: x * special.expit(3 * x),
+        lambda x: special.expit(3 * x) * (1 + 3 * x * special.expit(-3 * x)),
+        {"alpha": 3.0},
+    ),
     "Softplus": (lambda x: float(np.logaddexp(x, 0)), special.expit, {}),
 }
 POINTS = [(0.0, 0.5), (1.3, 0.2), (-0.7, 0.9), (2.5, 0.4), (-3.0, 0.3)]
 
 
 def expectation(function, m, v):
-    """∫ f(x) N(x; m, v) dx, split at the kink."""
+    """∫ f(x) N(x; m, v) dx, split at the kink, and where the function bends."""
     s = math.sqrt(v)
 
     def integrand(x):
         return function(x) * math.exp(-0.5 * ((x - m) / s) ** 2) / (s * math.sqrt(2 * math.pi))
 
-    cuts = sorted({m - 12 * s, min(max(0.0, m - 12 * s), m + 12 * s), m, m + 12 * s})
+    marks = [m - 12 * s, -20.0, -4.0, -1.0, 0.0, 1.0, 4.0, 20.0, m, m + 12 * s]
+    cuts = sorted({min(max(mark, m - 12 * s), m + 12 * s) for mark in marks})
     return sum(integrate.quad(integrand, a, b, epsabs=1e-14, epsrel=1e-13, limit=200)[0] for a, b in pairwise(cuts))
 
 
@@ -47,6 +58,32 @@ def test_moments_are_the_integrals(op, m, v):
     np.testing.assert_allclose(value, mean, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(slope, expectation(derivative, m, v), rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(spread, expectation(lambda x: (function(x) - mean) ** 2, m, v), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("op", [op for op in FUNCTIONS if op != "Exp"])
+@pytest.mark.parametrize("m,s", [(0.7, 2.0), (-1.0, 5.0), (2.0, 20.0), (1.0, 200.0)])
+def test_wide_gaussians(op, m, s):
+    """Far wider than the bend of the function, where few nodes would step over it."""
+    function, derivative, attributes = FUNCTIONS[op]
+    value, slope, spread = moments(op, np.array([m]), np.array([s * s]), attributes)
+    mean = expectation(function, m, s * s)
+    np.testing.assert_allclose(value, mean, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(slope, expectation(derivative, m, s * s), rtol=1e-10, atol=1e-10)
+    exact = expectation(lambda x: (function(x) - mean) ** 2, m, s * s)
+    np.testing.assert_allclose(spread, exact, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("op", FUNCTIONS)
+@pytest.mark.parametrize("m", [-30.0, -0.7, 0.7, 30.0])
+def test_narrow_gaussians(op, m):
+    """Var f is f'² v to first order: no squares of m may cancel."""
+    if op == "Exp" and abs(m) > 1:
+        return
+    function, derivative, attributes = FUNCTIONS[op]
+    value, slope, spread = moments(op, np.array([m]), np.array([1e-12]), attributes)
+    np.testing.assert_allclose(value, function(m), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(slope, derivative(m), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(spread / 1e-12, derivative(m) ** 2, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("op", FUNCTIONS)

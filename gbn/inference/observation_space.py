@@ -7,6 +7,7 @@ Two sweeps apply S, the covariance of the observed quantities given everything e
     log p(evidence) = -½ (innovationᵀ S⁻¹ innovation + log |2πS|)
     Cov(v_a, v_b)   = p_aᵀ Q p_b - C_a S⁻¹ C_bᵀ,   p_a = pull(unit vectors at a),  C_a = y_observed of push(Q p_a)
 
+Where nonlinearities were regressed, Q stands for Q + Ω throughout: what regression left over is noise of its vertex.
 S is factored when few coordinates are observed, and solved by conjugate gradients when many are.  A label is a
 unit-noise pseudo-observation s of Lᵀ d at its logits, with Fisher information W = L Lᵀ and score L s: the Laplace step.
 """
@@ -118,7 +119,8 @@ class _System:
         self.pattern = np.arange(point.evidence.samples) if pattern is None else pattern
         net, evidence = point.net, point.evidence
         self.observed = [name for name, _ in self.coordinates.parts]
-        self.noisy = [name for name in net.latents if name not in evidence.do]
+        noisy = {*net.latents, *point.spread} - set(evidence.do)
+        self.noisy = [name for name in net.vertices if name in noisy]
 
     def pull(self, sources: Mapping[str, Array], wanted: Iterable[str]) -> dict[str, Array]:
         """λ from what some vertices send; an observed entry sends that and nothing else."""
@@ -140,14 +142,17 @@ class _System:
     def push(
         self, messages: Mapping[str, Array], wanted: Iterable[str] | None, more: Mapping[str, Array] | None = None
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """push(Q λ + more): reactions y and deviations d."""
+        """push((Q + Ω) λ + more): reactions y and deviations d."""
         net, more = self.point.net, more or {}
 
         def source(name: str) -> Array | None:
-            noise = net.noise(name)
-            response = noise.apply(messages[name]) if noise is not None and name in messages else None
-            extra = more.get(name)
-            return extra if response is None else response if extra is None else response + extra
+            message, noise, spread = messages.get(name), net.noise(name), self.point.spread.get(name)
+            parts = [more[name]] if name in more else []
+            if message is not None and noise is not None:
+                parts.append(noise.apply(message))
+            if message is not None and spread is not None:
+                parts.append(spread * message)
+            return sum(parts[1:], parts[0]) if parts else None
 
         return self.point.push(source, wanted)
 
@@ -328,10 +333,15 @@ class ObservationPosterior(LinearizedPosterior):
         """Draws of the prior, each corrected by the response to its own innovation."""
         samples, dtype, lead = self.evidence.samples, self.net.dtype, (n,)
         more: dict[str, Array] = {name: np.broadcast_to(r, (*lead, *r.shape)) for name, r in self._residuals.items()}
+
+        def white(name: str) -> Array:
+            return np.asarray(rng.standard_normal((*lead, samples, *self.net[name].shape)), dtype)
+
         for name in self.system.noisy:
-            draw = rng.standard_normal((*lead, samples, *self.net[name].shape)).astype(dtype)
-            noise = self.net.noise(name).root(draw)  # type: ignore[union-attr]
-            more[name] = noise + more[name] if name in more else noise
+            noise, spread = self.net.noise(name), self.point.spread.get(name)
+            parts = [noise.root(white(name))] if noise is not None else []
+            parts += [np.sqrt(spread) * white(name)] if spread is not None else []
+            more[name] = sum(parts, more.get(name, dtype.type(0)))
         unit = self.coordinates.unit_noise * rng.standard_normal((*lead, samples, self.coordinates.size))
         innovation = self._innovation(more, self.coordinates.whitened_scores() - unit * self.coordinates.present, lead)
         u = self.system.solve(innovation, self.dense)

@@ -121,7 +121,10 @@ def test_unknown_targets_and_engines(net):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"operating_point": "middle"}, "operating_point: got 'middle', expected 'forward' or 'equilibrium'"),
+        (
+            {"operating_point": "middle"},
+            "operating_point: got 'middle', expected one of 'forward', 'equilibrium', 'posterior'",
+        ),
         ({"engine": "pc", "prediction": "both"}, "prediction: got 'both', expected 'fixed' or 'live'"),
         (
             {"engine": "pc", "schedule": "zigzag"},
