@@ -20,8 +20,8 @@ Names = str | Iterable[str]
 def d_separated(net: GaussianBayesNet, a: Names, b: Names, given: Names = ()) -> bool:
     """Whether the graph makes ``a`` and ``b`` independent given ``given``, whatever the numbers in its CPDs.
 
-    Parameters without a prior, and constants, are no variables.  Inputs without a prior are always observed, so they
-    count as given, unless they are asked for in ``a`` or ``b``.  A vertex without noise whose parents are all given is
+    Parameters without a prior, and constants, are no variables.  Inputs without noise are always known, so they count
+    as given, unless they are asked for in ``a`` or ``b``.  A vertex without noise whose parents are all given is
     given too (D-separation: Geiger, Verma & Pearl, Networks 20, 1990), and what is given is independent of everything.
     Conversely, an invertible function does not determine its argument here: of that the graph says nothing.
 
@@ -34,7 +34,7 @@ def d_separated(net: GaussianBayesNet, a: Names, b: Names, given: Names = ()) ->
     import networkx
 
     first, second, known = (_checked(net, names) for names in (a, b, given))
-    known |= {n for n, v in net.vertices.items() if v.needs_data} - first - second
+    known |= {n for n, v in net.vertices.items() if v.kind == "input" and not v.random} - first - second
     known = _determined(net, known)
     first, second = first - known, second - known
     if first & second:

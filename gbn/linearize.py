@@ -352,7 +352,10 @@ def _add_linearized(
 ) -> None:
     noise: Any = None if vertex.noise is None else net.noises[vertex.noise].value
     if vertex.kind == "input":
-        out.add_input(name, vertex.shape, mean=vertex.value, cov=noise)
+        known = noise is None and vertex.value is not None
+        out.add_input(name, vertex.shape, mean=vertex.value, cov=1.0 if known else noise)
+        if known:
+            out.set_noise({name: None})
     elif vertex.kind == "likelihood":
         out.add_likelihood(name, str(vertex.op), vertex.parents[0])
     elif vertex.plated:

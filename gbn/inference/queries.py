@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gbn.errors import InferenceError, UnknownNameError
-from gbn.evidence import Evidence
+from gbn.evidence import Evidence, offered
 from gbn.graph import linear_given
 from gbn.inference import check_options, query, solver
 from gbn.inference.augment import seen_as, twin
@@ -104,7 +104,7 @@ def counterfactual(
     chosen = chosen if names is None else list(names)
     for name in chosen:
         if name not in net.vertices:
-            raise UnknownNameError("target", name, net.vertices)
+            raise UnknownNameError("target", name, offered(net, name))
     if "soft" in options:
         raise InferenceError("soft: a counterfactual takes hard evidence only; give a noisy copy of the vertex instead")
     if "moment" in (options.get("linearization"), options.get("moments")) or (
