@@ -261,7 +261,8 @@ class NetBuilder:
 
     def _replace(self, vertices: Mapping[str, Vertex], noises: Mapping[str, Covariance]) -> None:
         """Put changed vertices and noises in place, and drop own noises that nothing uses any more."""
-        left = {self.vertices[name].noise for name, vertex in vertices.items() if vertex.noise != name}
+        before = {name: self.vertices[name].noise for name in vertices}
+        left = {before[name] for name, vertex in vertices.items() if vertex.noise != before[name]}
         self.vertices.update(vertices)
         self.noises.update(noises)
         own = {key for key in left if key in self.vertices}
