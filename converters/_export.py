@@ -108,7 +108,7 @@ def arguments_of(module: nn.Module, example: Any) -> tuple[Any, ...]:
     """The example as positional tensors of the module's dtype and device.
 
     Raises:
-        ConversionError: no example, no sample axis, or unequal numbers of samples.
+        ConversionError: no example, no sample axis, unequal numbers of samples, or NaN and infinities.
     """
     if example is None:
         raise ConversionError(
@@ -125,6 +125,13 @@ def arguments_of(module: nn.Module, example: Any) -> tuple[Any, ...]:
             f"example: got shapes {shapes or 'of no tensor'}, expected tensors with the same number of samples on "
             "axis 0"
         )
+    for number, value in enumerate(pytree.tree_leaves(args)):
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all():
+            where = tuple((~value.isfinite()).nonzero()[0].tolist())
+            raise ConversionError(
+                f"example: input {number} is {value[where].item()} at {where}; expected finite numbers, for the net is "
+                "checked against the module on them"
+            )
     return args
 
 

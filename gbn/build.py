@@ -232,6 +232,9 @@ class NetBuilder(SourceNames):
     def set_noise(self, covariances: Mapping[str, Any]) -> None:
         """Give vertices noise: name -> cov as in :meth:`add` (None makes a vertex deterministic).
 
+        An input with a prior becomes a known one by None: it has its mean as its value, where it is not given another.
+        A vertex's own noise goes with its last use; those made by :meth:`add_noise` stay.
+
         Raises:
             UnknownNameError, CovarianceError, GraphError: and nothing is changed then.
         """
@@ -257,8 +260,18 @@ class NetBuilder(SourceNames):
                 vertices[name] = replace(vertex, noise=name, plated=vertex.plated or vertex.kind == "op")
             if cov is not None:
                 self._check_noisy(vertex)
+        self._replace(vertices, noises)
+
+    def _replace(self, vertices: Mapping[str, Vertex], noises: Mapping[str, Covariance]) -> None:
+        """Put changed vertices and noises in place, and drop own noises that nothing uses any more."""
+        before = {name: self.vertices[name].noise for name in vertices}
+        left = {before[name] for name, vertex in vertices.items() if vertex.noise != before[name]}
         self.vertices.update(vertices)
         self.noises.update(noises)
+        own = {key for key in left if key in self.vertices}
+        if own:
+            for key in own - {vertex.noise for vertex in self.vertices.values()}:
+                del self.noises[key]  # type: ignore[arg-type]
 
     def set_prior(self, name: str, mean: Any, cov: Any) -> None:
         """Give an input the prior N(mean, cov), so that it need not be observed; cov=None takes it away."""
@@ -269,7 +282,7 @@ class NetBuilder(SourceNames):
         if cov is None:
             if mean is not None:
                 raise GraphError(f"{name!r}: a prior needs cov, not only a mean")
-            self.vertices[name] = replace(vertex, value=None, noise=None)
+            self._replace({name: replace(vertex, value=None, noise=None)}, {})
             return
         array = self._array(mean, name)
         if array.shape not in ((), vertex.shape):

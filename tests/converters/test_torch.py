@@ -376,6 +376,8 @@ def test_integer_inputs_are_refused() -> None:
         (torch.zeros(0, 4), "number of samples"),
         ((torch.zeros(2, 4), torch.zeros(3, 4)), "number of samples"),
         (torch.zeros(2, 5), "cannot trace"),
+        (torch.tensor([[0.0, 0, 0, 0], [0, 0, torch.nan, 0]]), r"example: input 0 is nan at \(1, 2\); expected finite"),
+        ((torch.zeros(2, 4), torch.full((2, 4), torch.inf)), r"example: input 1 is inf at \(0, 0\)"),
     ],
 )
 def test_wrong_examples(example: Any, message: str) -> None:
