@@ -6,6 +6,7 @@ Observation space (:mod:`gbn.inference.observation_space`) is small where little
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -116,9 +117,11 @@ def _chosen(
             f"give it noise with net.set_noise({{{certain[0]!r}: cov}})"
         )
     if solver == "information" or (solver == "auto" and not certain and size):
+        start = time.perf_counter()
         structure = Structure.of(point, targets)
         systems = (patterns[0] if patterns else point).evidence.samples
-        plan, seconds, known = structure.plan(systems, -(-point.evidence.samples // systems))
+        plan, known = structure.plan(systems, -(-point.evidence.samples // systems))
+        seconds = time.perf_counter() - start
         costs = _costs(patterns[0] if patterns else point, structure, plan, targets, size)
         dense = size <= dense_limit
         if solver == "information" or (costs["information"] <= costs["observations"] and plan.entries):
