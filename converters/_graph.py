@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from torch.fx import Node
 
 from converters._aten import FREE, PARTS, RULES, Call, Ref, Refused, is_alias
 from converters._export import Exported
-from gbn.errors import ConversionError, GraphError, UnsupportedLayer
+from converters._pt2 import MAX_ENTRIES
+from gbn.errors import NO_COUNTERPART, ConversionError, GraphError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
 
 __all__ = ["Builder"]
@@ -132,6 +134,7 @@ class Builder:
         for node in outputs:
             names.append(self._output(node, names))
         self.net.set_outputs(names)
+        self._keep_sources()
         return self.net
 
     def _dtype(self) -> np.dtype[Any]:
@@ -173,6 +176,15 @@ class Builder:
             self.net.describe(name, source=name)
         self.vertex[node] = name
 
+    def _keep_sources(self) -> None:
+        """Record the module's whole state: all names of tied weights, and what the graph does not use."""
+        holder = {v.source: v.name for v in self.net.vertices.values() if v.kind in ("parameter", "constant")}
+        first = _first_names(self.program.state_dict)
+        for name, value in self.program.state_dict.items():
+            # A vertex does not hold infinities as they are.
+            kept = holder.get(first[name]) if value.isfinite().all() else None
+            self.net.keep_source(name, _numpy(value), kept)
+
     def _add_input(self, node: Node) -> None:
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor):
@@ -194,7 +206,7 @@ class Builder:
             self.failed.add(node)
             packet = packet_of(node)
             if node.op == "call_function" and packet not in RULES and packet not in PARTS and packet != "getitem":
-                self._fault(node, packet, "no counterpart")
+                self._fault(node, packet, NO_COUNTERPART)
             return
         try:
             add(node)
@@ -214,12 +226,15 @@ class Builder:
         """A root in place of a vertex that could not be made, so that the layers after it are tried as well."""
         shape = self.exported.shape(node)
         name = self._unique(f"{node.name} (missing)")
-        if not is_tensor(node) or None in shape[1:] or node.op == "output":
+        if not is_tensor(node) or None in shape[1:] or node.op == "output" or self._is_too_large(node):
             self.failed.add(node)
         elif shape[:1] == (None,):
             self.vertex[node] = self.net.add_input(name, [int(size or 0) for size in shape[1:]])
         else:
             self.vertex[node] = self.net.add_constant(name, np.ones([int(size or 0) for size in shape]))
+
+    def _is_too_large(self, node: Node) -> bool:
+        return math.prod(size or 1 for size in self.exported.shape(node)) > MAX_ENTRIES
 
     def _described(self, node: Node, operation: str) -> str:
         """The layer's class beside the operation, where the operation is inside a layer."""
@@ -238,7 +253,7 @@ class Builder:
         if self._fold(node, arguments):
             return
         if packet not in RULES:
-            raise Refused("no counterpart")
+            raise Refused(NO_COUNTERPART)
         value = node.meta["val"]
         value = value[0] if isinstance(value, (tuple, list)) else value
         if value.dtype not in _FLOATS:
@@ -290,6 +305,8 @@ class Builder:
             raise Refused("it draws at random")
         if any(value is FREE or (isinstance(value, list) and FREE in value) for value in arguments.values()):
             arguments = _one_row(packet_of(node), arguments)
+        if self._is_too_large(node):
+            raise Refused(f"a constant of shape {self.exported.shape(node)}, which would take all memory")
         values = torch.fx.node.map_arg(tuple(arguments.values()), lambda parent: self.known[parent])
         schema = node.target._schema.arguments
         positional = [v for a, v in zip(schema, values, strict=True) if not a.kwarg_only]
@@ -335,7 +352,9 @@ def _one_row(packet: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    return tensor.detach().cpu().numpy()
+    tensor = tensor.detach().cpu()
+    # Numpy has no bfloat16, which a buffer that nothing uses may be of.
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def _first_names(state: dict[str, Any]) -> dict[str, str]:

@@ -58,7 +58,8 @@ class GaussianBayesNet(NetBuilder):
     def copy(self) -> GaussianBayesNet:
         """An independent net (arrays, which are never changed in place, are shared)."""
         other: GaussianBayesNet = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, vertices=dict(self.vertices), noises=dict(self.noises))
+        own = {"vertices": dict(self.vertices), "noises": dict(self.noises), "_sources": dict(self._sources)}
+        other.__dict__.update(self.__dict__, **own)
         return other
 
     def remembered(self, what: Hashable, find: Callable[[], Any]) -> Any:
@@ -132,10 +133,6 @@ class GaussianBayesNet(NetBuilder):
     def label_of(self, name: str) -> Likelihood:
         """The likelihood of a label vertex."""
         return likelihoods.get(str(self[name].op))
-
-    def source_of(self, name: str) -> str | None:
-        """Where a vertex comes from in the converted model (a parameter's name there), if it comes from one."""
-        return self[name].source
 
     def is_linear(self) -> bool:
         """Whether every Jacobian is a constant: the net is linear-Gaussian given its parameters."""
@@ -347,6 +344,12 @@ class GaussianBayesNet(NetBuilder):
         from gbn.io import save
 
         save(self, path)
+
+    def to_state_dict(self, *, tensors: bool = False) -> dict[str, Any]:
+        """The arrays of the source model, as the net holds them; see :func:`gbn.export.write_back.to_state_dict`."""
+        from gbn.export.write_back import to_state_dict
+
+        return to_state_dict(self, tensors=tensors)
 
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The graph, with vertex attributes; see :func:`gbn.export.networkx.to_networkx`."""

@@ -315,7 +315,16 @@ def test_every_unsupported_layer_is_listed() -> None:
         from_torch(module.eval(), torch.randn(3, 4))
     paths = [layer.path for layer in caught.value.layers]
     assert set(paths) == {"act.0", "sin", "up", "cumsum"}
-    assert "up: ConvTranspose1d: convolution" in str(caught.value)
+    message = str(caught.value)
+    assert "up: ConvTranspose1d: convolution" in message
+    assert message.count("To add a counterpart, register an op with gbn.ops.op") == 1
+    assert message.splitlines()[-1].startswith("To add a counterpart")
+
+
+def test_a_constant_that_would_take_all_memory() -> None:
+    module = Call(lambda m, x: x + torch.full((1 << 16, 1 << 15), 0.5).mean())
+    with pytest.raises(ConversionError, match=r"a constant of shape \(65536, 32768\), which would take all memory"):
+        from_torch(module.eval(), torch.randn(3, 4))
 
 
 def branching(m: nn.Module, x: Any) -> Any:
