@@ -7,6 +7,7 @@ A net with nonlinearities is first linearised: by Taylor expansion or by regress
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -202,9 +203,11 @@ def _chosen(
             "linearization='taylor'"
         )
     if solver == "information" or (solver == "auto" and not certain and not point.spread and size):
+        start = time.perf_counter()
         structure = Structure.of(point, targets)
         systems = (patterns[0] if patterns else point).evidence.samples
-        plan, seconds, known = structure.plan(systems, -(-point.evidence.samples // systems))
+        plan, known = structure.plan(systems, -(-point.evidence.samples // systems))
+        seconds = time.perf_counter() - start
         costs = _costs(patterns[0] if patterns else point, structure, plan, targets, size)
         dense = size <= dense_limit
         if solver == "information" or (costs["information"] <= costs["observations"] and plan.entries):
