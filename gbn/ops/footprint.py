@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gbn import arrays
+from gbn.ops.base import OPS
 
 __all__ = ["entries", "footprint"]
 
@@ -135,8 +136,6 @@ _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
     "AveragePool": _need_pool,
     "BatchNormalization": _need_statistics,
 }
-_ENTRYWISE = (
-    "Abs Add Div Dropout Elu Erf Exp Flatten Gelu Identity LayerNormalization LeakyRelu Log LogSoftmax Mul Neg Relu "
-    "Reshape Sigmoid Softmax Softplus Sqrt Squeeze Sub Swish Tanh Transpose Unsqueeze"
-)
-_NEEDS |= dict.fromkeys(_ENTRYWISE.split(), _need_broadcast)
+_SAME_SIZE = "CumSum Flatten LayerNormalization LogSoftmax Reshape Softmax Squeeze Transpose Unsqueeze"
+_NEEDS |= dict.fromkeys(_SAME_SIZE.split(), _need_broadcast)
+_NEEDS |= {name: _need_broadcast for name, op in OPS.items() if op.family in ("elementwise", "arithmetic", "logic")}
