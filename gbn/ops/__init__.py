@@ -5,7 +5,18 @@ Liberties are taken.  What ONNX passes as a constant integer input (shapes, axes
 are whole numbers.  ``Linear`` is the one op of our own: the textbook linear-Gaussian mean.
 """
 
-from gbn.ops import arithmetic, contraction, convolution, elementwise, logic, normalization, reduction, structure
+from gbn.ops import (
+    arithmetic,
+    contraction,
+    convolution,
+    elementwise,
+    indexing,
+    logic,
+    normalization,
+    pooling,
+    reduction,
+    structure,
+)
 from gbn.ops.base import OPS, Maps, Op, get, op
 
 __all__ = [
@@ -17,9 +28,11 @@ __all__ = [
     "convolution",
     "elementwise",
     "get",
+    "indexing",
     "logic",
     "normalization",
     "op",
+    "pooling",
     "reduction",
     "structure",
 ]

@@ -16,6 +16,12 @@ reference = pytest.importorskip("onnx.reference")
 # What ONNX passes as constant inputs, in its order, and gbn as attributes.
 CONSTANT_INPUTS = {
     "Clip": ("min", "max"),
+    "CenterCropPad": ("shape",),
+    "Expand": ("shape",),
+    "OneHot": ("depth", "values"),
+    "Split": ("split",),
+    "Tile": ("repeats",),
+    "Trilu": ("k",),
     "Dropout": ("ratio", "training_mode"),
     "Pad": ("pads", "value", "axes"),
     "CumSum": ("axis",),
@@ -27,35 +33,54 @@ CONSTANT_INPUTS = {
 }
 # Inputs that are truth values or whole numbers in ONNX, by position; here they are held as numbers of the net's dtype.
 BOOLEAN = {"And": (0, 1), "Not": (0,), "Or": (0, 1), "Where": (0,), "Xor": (0, 1)}
+WHOLE = {"OneHot": (0,)} | dict.fromkeys(
+    ("Gather", "GatherElements", "GatherND", "ReverseSequence", "ScatterElements", "ScatterND"), (1,)
+)
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
+
+
+def in_onnx(name, position, x):
+    """An input in the type that ONNX gives it."""
+    kind = bool if position in BOOLEAN.get(name, ()) else np.int64 if position in WHOLE.get(name, ()) else x.dtype
+    return x.astype(kind)
 
 
 def by_onnx(name, inputs, attributes):
     """The value that onnx.reference computes for a model of this one node."""
     attributes = {k: v for k, v in attributes.items() if not (k == "perm" and v == [])}
-    feed = {f"x{k}": x.astype(bool) if k in BOOLEAN.get(name, ()) else x for k, x in enumerate(inputs)}
+    feed = {f"x{k}": in_onnx(name, k, x) for k, x in enumerate(inputs)}
     names = list(feed)
     for constant in CONSTANT_INPUTS.get(name, ()):
         value = attributes.pop(constant, None)
         names.append(constant if value is not None else "")
         if value is not None:
             like = inputs[0].dtype
-            kinds = {"value": like, "min": like, "max": like, "ratio": np.float32, "training_mode": bool}
+            kinds = {
+                "value": like,
+                "min": like,
+                "max": like,
+                "values": like,
+                "ratio": np.float32,
+                "training_mode": bool,
+            }
             kind = kinds.get(constant, np.int64)
             feed[constant] = np.asarray(value, kind)
     while not names[-1]:
         names.pop()
-    node = onnx.helper.make_node(name, names, ["y"], **attributes)
+    parts = len(feed["split"]) if "split" in feed else attributes.get("num_outputs", 1)
+    outputs, wanted = [f"y{k}" for k in range(parts)], attributes.pop("index", 0)
+    node = onnx.helper.make_node(name, names, outputs, **attributes)
     values = [
         onnx.helper.make_tensor_value_info(k, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
         for k, x in feed.items()
     ]
-    result = onnx.helper.make_tensor_value_info("y", onnx.helper.np_dtype_to_tensor_dtype(inputs[0].dtype), None)
+    kind = onnx.helper.np_dtype_to_tensor_dtype(inputs[0].dtype)
+    results = [onnx.helper.make_tensor_value_info(name, kind, None) for name in outputs]
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "one", values, [result]),
+        onnx.helper.make_graph([node], "one", values, results),
         opset_imports=[onnx.helper.make_opsetid("", min(25, onnx.defs.onnx_opset_version()))],
     )
-    return reference.ReferenceEvaluator(model).run(None, feed)[0]
+    return reference.ReferenceEvaluator(model).run(None, feed)[wanted]
 
 
 def torch_linear(inputs, attributes):
@@ -115,9 +140,47 @@ def windowed(inputs, attributes, reduce):
     return y
 
 
+def transposed(inputs, attributes):
+    """Transposed convolution by its definition: every entry of the input spreads the kernel, scaled by itself."""
+    x, w, *b = inputs
+    rank, groups = w.ndim - 2, attributes.get("group", 1)
+    strides, dilations = attributes.get("strides", [1] * rank), attributes.get("dilations", [1] * rank)
+    more, pads = attributes.get("output_padding", [0] * rank), attributes.get("pads", [0] * (2 * rank))
+    full = [
+        s * (n - 1) + d * (k - 1) + 1 for s, n, d, k in zip(strides, x.shape[2:], dilations, w.shape[2:], strict=True)
+    ]
+    auto = attributes.get("auto_pad", "NOTSET")
+    begins, sizes = [], []
+    for axis in range(rank):
+        size = full[axis] + more[axis] - pads[axis] - pads[rank + axis]
+        begin = pads[axis]
+        if "output_shape" in attributes or auto.startswith("SAME"):
+            size = (
+                attributes["output_shape"][axis] if "output_shape" in attributes else x.shape[2 + axis] * strides[axis]
+            )
+            total = max(0, full[axis] + more[axis] - size)
+            begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
+        begins.append(begin)
+        sizes.append(size)
+    room = [max(f, b + s) for f, b, s in zip(full, begins, sizes, strict=True)]
+    y = np.zeros((len(x), groups, w.shape[1], *room))
+    grouped, kernels = x.reshape(len(x), groups, -1, *x.shape[2:]), w.reshape(groups, -1, *w.shape[1:])
+    for tap in np.ndindex(*w.shape[2:]):
+        place = tuple(
+            slice(t * d, t * d + s * (n - 1) + 1, s)
+            for t, d, s, n in zip(tap, dilations, strides, x.shape[2:], strict=True)
+        )
+        y[(..., *place)] += np.einsum("ngc...,gcm->ngm...", grouped, kernels[(..., *tap)])
+    y = y[(..., *(slice(b, b + s) for b, s in zip(begins, sizes, strict=True)))].reshape(len(x), -1, *sizes)
+    return y + b[0].reshape(-1, *[1] * rank) if b else y
+
+
 def by_definition(name, inputs, attributes):
     if name == "MaxPool":
         return windowed(inputs, attributes, lambda entries, count: entries.max(-1))
+    if name == "LpPool":
+        p = attributes.get("p", 2)
+        return windowed(inputs, attributes, lambda entries, count: (np.abs(entries) ** p).sum(-1) ** (1 / p))
     padded = attributes.get("count_include_pad")
     return windowed(inputs, attributes, lambda e, count: e.sum(-1) / (count if padded else e.shape[-1]))
 
@@ -129,7 +192,15 @@ def reference_pools(name, attributes):
     uneven = list(pads[: len(pads) // 2]) != list(pads[len(pads) // 2 :])
     counted = attributes.get("ceil_mode") and attributes.get("count_include_pad")
     padded = name == "MaxPool" and any(pads)
+    if name == "LpPool":
+        return False
     return "auto_pad" not in attributes and not uneven and not counted and not padded and not dilated
+
+
+def reference_transposes(attributes):
+    """Whether onnx.reference transposes convolutions as specified: not with these options."""
+    shaped = "output_shape" in attributes or attributes.get("auto_pad", "").startswith("SAME")
+    return not {"group", "output_padding"} & set(attributes) and "VALID" not in attributes.values() and not shaped
 
 
 def torch_normalize(inputs, attributes):
@@ -162,6 +233,13 @@ IN_DOUBLE = {
 }
 
 
+def torch_gather(inputs, attributes):
+    """Indices of less entries than the input, which onnx.reference refuses."""
+    x, index = torch.as_tensor(inputs[0]), torch.as_tensor(inputs[1]).long()
+    axis = attributes.get("axis", 0)
+    return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index)).numpy()
+
+
 def expected(name, inputs, attributes):
     if name == "Linear":
         return torch_linear(inputs, attributes)
@@ -175,6 +253,15 @@ def expected(name, inputs, attributes):
         return torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, inputs))).mean(0).numpy()
     if name == "Softsign":  # nor scalars
         return torch.nn.functional.softsign(torch.as_tensor(inputs[0])).numpy()
+    if name == "ConvTranspose" and not reference_transposes(attributes):
+        return transposed(inputs, attributes)
+    if name == "GlobalLpPool":
+        p, axes = attributes.get("p", 2), tuple(range(2, inputs[0].ndim))
+        return torch.linalg.vector_norm(torch.as_tensor(inputs[0]), p, axes, keepdim=True).numpy()
+    if name == "GlobalMaxPool":
+        return torch.as_tensor(inputs[0]).amax(tuple(range(2, inputs[0].ndim)), keepdim=True).numpy()
+    if name == "GatherElements":
+        return torch_gather(inputs, attributes)
     if name == "Mod" and not attributes.get("fmod"):
         return torch.remainder(*map(torch.as_tensor, inputs)).numpy()
     if name.endswith("Pool") and "kernel_shape" in attributes and not reference_pools(name, attributes):
@@ -198,11 +285,20 @@ def test_value(name, dtype, draw_case, data):
     np.testing.assert_allclose(got, want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", ["AveragePool", "MaxPool"])
+@pytest.mark.parametrize("name", ["AveragePool", "LpPool", "MaxPool"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_pools_by_definition(name, draw_case, data):
     inputs, attributes = draw_case(data, name)
     got, want = ops.get(name)(*inputs, **attributes)[0], by_definition(name, inputs, attributes)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_transposed_convolution_by_definition(draw_case, data):
+    inputs, attributes = draw_case(data, "ConvTranspose")
+    got, want = ops.get("ConvTranspose")(*inputs, **attributes)[0], transposed(inputs, attributes)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
