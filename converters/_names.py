@@ -55,7 +55,7 @@ class Names:
                 for key, _ in _module_stack(node):
                     self.calls[key].append(node)
         self.last = {key: self._last(nodes) for key, nodes in self.calls.items()}
-        self.keys = _keys(exported)
+        self.keys = _keys(exported, {path for nodes in self.calls.values() for path in _paths(nodes[0])})
 
     def passes(self, node: Node) -> bool:
         """Whether a node is no operation: it returns its input, or several results of which others take one."""
@@ -97,7 +97,11 @@ class Names:
         return path or node.name
 
 
-def _keys(exported: Exported) -> dict[Node, str]:
+def _paths(node: Node) -> list[str]:
+    return [path for _, path in _module_stack(node)]
+
+
+def _keys(exported: Exported, taken: set[str]) -> dict[Node, str]:
     """The keys of a dict, joined by dots where dicts are nested, under which nodes are returned."""
     program = exported.program
     tree = program.call_spec.out_spec
@@ -107,7 +111,7 @@ def _keys(exported: Exported) -> dict[Node, str]:
     if tree is None or tree.num_leaves != len(nodes):
         return {}
     paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(len(nodes))), tree))
-    taken = {node.name for node in program.graph.nodes}
+    taken = taken | {node.name for node in program.graph.nodes}
     found: dict[Node, str] = {}
     for path, k in paths:
         keys = [str(entry.key) for entry in path if isinstance(entry, pytree.MappingKey)]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from converters._call import Call, Many, Refused, Value, rule
+from converters._plates import PLAIN
 
 __all__: list[str] = []
 
@@ -208,5 +209,5 @@ def _stacked(call: Call, rows: Sequence[Value], samples_first: bool) -> Value:
     first = rows[0]
     flat = first if len(rows) == 1 else call.emit("Concat", *rows, part="joined", axis=1)
     shape = [first.shape[0], len(rows), first.row[1]]
-    y = call.emit("Reshape", flat, part="" if samples_first else "stacked", shape=shape)
+    y = call.emit("Reshape", flat, part="" if samples_first or first.layout == PLAIN else "stacked", shape=shape)
     return y if samples_first else call.emit("Transpose", y, perm=[1, 0, 2])
