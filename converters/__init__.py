@@ -24,7 +24,7 @@ def from_torch(
     latents: str | Iterable[str] = "affine",
     noise: Any = 1.0,
     output_noise: Any = 1.0,
-    likelihood: str | Mapping[str, str | None] | None = None,
+    likelihood: str | Mapping[str, str | None] | None = "auto",
     sample_axis: int | Sequence[int | None] | None = 0,
 ) -> GaussianBayesNet:
     """Convert a PyTorch module; see :func:`converters.torch.convert` and :func:`gbn.latents.assign_noise`.
@@ -46,11 +46,11 @@ def from_sklearn(
     latents: str | Iterable[str] = "affine",
     noise: Any = 1.0,
     output_noise: Any = 1.0,
-    likelihood: str | Mapping[str, str | None] | None = None,
+    likelihood: str | Mapping[str, str | None] | None = "auto",
 ) -> GaussianBayesNet:
     """Convert a fitted scikit-learn network; see :func:`converters.sklearn.convert`.
 
-    ``likelihood`` None keeps what the estimator trains with: categorical or bernoulli labels for a classifier.
+    ``likelihood`` "auto" keeps what the estimator trains with: categorical or bernoulli labels for a classifier.
 
     Raises:
         ConversionError: not fitted, or of a kind that is not supported.

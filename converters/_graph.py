@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +15,13 @@ from converters._aten import ODD, RULES, Call, Refused, Samples, Value
 from converters._export import Exported
 from converters._names import PARTS, Names, innermost, is_tensor, kind_of, packet_of
 from converters._plates import Layout, Plates, at_one
-from gbn.errors import ConversionError, GraphError, UnsupportedLayer
+from converters._pt2 import MAX_ENTRIES
+from gbn.errors import NO_COUNTERPART, ConversionError, GraphError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
 
 __all__ = ["Builder"]
 
 _FLOATS = (torch.float32, torch.float64)
-_TEACH = "to add one, enter an op with gbn.ops.op and a rule in converters._aten.RULES"
 
 
 class Builder:
@@ -67,7 +68,17 @@ class Builder:
         for value in self.outputs:
             names.append(self._output(value, taken.union(names)))
         self.net.set_outputs(names)
+        self._keep_sources()
         return self.net
+
+    def _keep_sources(self) -> None:
+        """Record the module's whole state: all names of tied weights, and what the graph does not use."""
+        holder = {v.source: v.name for v in self.net.vertices.values() if v.kind in ("parameter", "constant")}
+        first = _first_names(self.program.state_dict)
+        for name, value in self.program.state_dict.items():
+            # A vertex does not hold infinities as they are.
+            kept = holder.get(first[name]) if value.isfinite().all() else None
+            self.net.keep_source(name, _numpy(value), kept)
 
     def _dtype(self) -> np.dtype[Any]:
         """The dtype of the parameters; of the inputs where there are none."""
@@ -127,7 +138,7 @@ class Builder:
             self.failed.add(node)
             packet = packet_of(node)
             if node.op == "call_function" and packet not in RULES and packet not in PARTS and packet != "getitem":
-                self._fault(node, packet, f"no counterpart; {_TEACH}")
+                self._fault(node, packet, NO_COUNTERPART)
             return
         try:
             add(node)
@@ -148,7 +159,7 @@ class Builder:
         shape = self.exported.shape(node)
         free = [k for k, size in enumerate(shape) if isinstance(size, Samples)]
         name = self.plates.unique(f"{node.name} (missing)")
-        if not is_tensor(node) or len(free) > 1 or ODD in shape or node.op == "output":
+        if not is_tensor(node) or len(free) > 1 or ODD in shape or node.op == "output" or self._is_too_large(node):
             self.failed.add(node)
         elif free:
             layout = Layout(free[0], 1, at_one(shape[free[0]]))
@@ -157,6 +168,10 @@ class Builder:
             self.values[node] = Value(self.net.add_input(name, event), layout, tuple(event), True)
         else:
             self.values[node] = self.plates.constant(name, np.ones([int(size) for size in shape]))
+
+    def _is_too_large(self, node: Node) -> bool:
+        sizes = [1 if size is ODD else at_one(size) for size in self.exported.shape(node)]
+        return math.prod(sizes) > MAX_ENTRIES
 
     def _described(self, node: Node, operation: str) -> str:
         """The layer's class beside the operation, where the operation is inside a layer."""
@@ -170,7 +185,7 @@ class Builder:
             self._add_item(node)
             return
         if not hasattr(node.target, "_schema"):
-            raise Refused(f"no counterpart; {_TEACH}")
+            raise Refused(NO_COUNTERPART)
         arguments = self.exported.arguments(node)
         if self._fold(node, arguments):
             return
@@ -234,6 +249,8 @@ class Builder:
             raise Refused("it draws at random")
         if any(_is_free(entry) for value in arguments.values() for entry in (value if _is_list(value) else [value])):
             return False
+        if self._is_too_large(node):
+            raise Refused(f"a constant of shape {self.exported.shape(node)}, which would take all memory")
         values = torch.fx.node.map_arg(tuple(arguments.values()), lambda parent: self.known[parent])
         schema = node.target._schema.arguments  # type: ignore[union-attr]
         positional = [v for a, v in zip(schema, values, strict=True) if not a.kwarg_only]
@@ -283,11 +300,13 @@ def _why_not(node: Node, arguments: dict[str, Any]) -> str:
         return "it draws at random"
     if any(map(_is_free, arguments.values())):
         return "it computes with the number of samples"
-    return f"no counterpart; {_TEACH}"
+    return NO_COUNTERPART
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    return tensor.detach().cpu().numpy()
+    tensor = tensor.detach().cpu()
+    # Numpy has no bfloat16, which a buffer that nothing uses may be of.
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def _first_names(state: dict[str, Any]) -> dict[str, str]:

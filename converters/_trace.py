@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
 import warnings
-import zipfile
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,7 +16,7 @@ from converters._plates import OUTSIDE, Value
 from gbn.errors import ConversionError
 from gbn.net import GaussianBayesNet
 
-__all__ = ["convert_module", "convert_program", "load_program"]
+__all__ = ["convert_module", "convert_program"]
 
 _CHECK_ROWS = 2
 _TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
@@ -81,54 +77,6 @@ def _convert_program(program: ExportedProgram, example: Any, sample_axis: Any) -
         return net
     _compare(builder, module, rows(args, axes, _CHECK_ROWS) if exported.free else args)
     return net
-
-
-def load_program(path: Path) -> ExportedProgram:
-    """Load a ``.pt2`` file that holds plain tensors; torch.export.load unpickles whatever else is in one.
-
-    Raises:
-        ConversionError: not such a file, or one with pickled objects or compiled code in it.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            faults = [name for name in archive.namelist() if not _is_plain(archive, name)]
-            legacy = not any(name.endswith("_weights_config.json") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ConversionError(f"{path.name}: not a torch.export archive ({error})") from error
-    if faults or legacy:
-        found = ", ".join(faults) or "the format of an old version of torch"
-        raise ConversionError(
-            f"{path.name}: loading it would unpickle {found}, which can run any code; if you trust its source, "
-            "load it with torch.export.load and convert the program"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.export.load(path)
-
-
-def _is_plain(archive: zipfile.ZipFile, name: str) -> bool:
-    """Whether a member of the archive holds nothing that runs when it is loaded."""
-    inside = name.partition("/")[2]
-    if inside.startswith("data/sample_inputs/"):
-        return _is_tensors(archive.read(name))
-    if inside.startswith(("data/weights/", "data/constants/")):
-        if inside.endswith("_config.json"):
-            entries = json.loads(archive.read(name))["config"].values()
-            return not any(entry["use_pickle"] for entry in entries)
-        return PurePosixPath(inside).name.startswith(("weight_", "tensor_"))
-    return inside.startswith(("models/", "extra/", ".data/")) or inside in (
-        "archive_format",
-        "archive_version",
-        "byteorder",
-    )
-
-
-def _is_tensors(data: bytes) -> bool:
-    try:
-        torch.load(io.BytesIO(data), weights_only=True)
-    except Exception:  # whatever is wrong with it, torch would go on to unpickle it in full
-        return not data
-    return True
 
 
 def _compare(builder: Builder, module: nn.Module, args: Any) -> None:

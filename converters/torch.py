@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from gbn.errors import ConversionError, MissingDependencyError
+from gbn.errors import ConversionError, GbnError, MissingDependencyError
 from gbn.net import GaussianBayesNet
 
 __all__ = ["TAKES", "accepts", "convert"]
@@ -47,16 +47,43 @@ def convert(obj: Any, example: Any = None, *, sample_axis: Any = 0, **options: A
     if options:
         raise ConversionError(f"options of the PyTorch converter: got {sorted(options)}, expected none")
     try:
-        from converters._trace import convert_module, convert_program, load_program
+        from converters._trace import convert_module, convert_program
     except ImportError as error:
         if error.name != "torch":
             raise
         raise MissingDependencyError("torch", "torch", "converting a PyTorch model") from error
     if isinstance(obj, (str, PathLike)):
-        obj = load_program(_checked(Path(obj)))
+        return _convert_file(Path(obj), example, sample_axis)
     if type(obj).__name__ == "ExportedProgram":
         return convert_program(obj, example, sample_axis)
     return convert_module(obj, example, sample_axis)
+
+
+def load(path: str | PathLike[str]) -> Any:
+    """The module of a ``.pt2`` file, if nothing in the file would run when torch loads it.
+
+    Raises:
+        ConversionError: another file, a damaged one, or one with something in it that would run.
+    """
+    from converters._pt2 import load_program
+
+    return load_program(_checked(Path(path))).module()
+
+
+def _convert_file(path: Path, example: Any, sample_axis: Any) -> GaussianBayesNet:
+    from converters._pt2 import load_program
+    from converters._trace import convert_program
+
+    program = load_program(_checked(path))
+    try:
+        return convert_program(program, example, sample_axis)
+    except GbnError:
+        raise
+    except Exception as error:  # a graph that contradicts itself fails anywhere in torch
+        raise ConversionError(
+            f"{path.name}: its graph cannot be run ({type(error).__name__}: {str(error).strip()[:300]}); export the "
+            "model again with torch.export.save"
+        ) from error
 
 
 def _checked(path: Path) -> Path:

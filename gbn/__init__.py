@@ -16,6 +16,7 @@ from gbn.errors import (
     SingularEvidenceError,
     UnknownNameError,
 )
+from gbn.export.write_back import load_into
 from gbn.gaussian import Covariance, Gaussian
 from gbn.inference import gradient, query
 from gbn.inference.side_by_side import compare_engines
@@ -49,6 +50,7 @@ __all__ = [
     "convert",
     "gradient",
     "load",
+    "load_into",
     "query",
     "save",
 ]

@@ -4,7 +4,7 @@ Nothing is half-built: a call that raises leaves the net as it was.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ from gbn import likelihoods, ops
 from gbn.arrays import detached
 from gbn.errors import GraphError, ShapeError, UnknownNameError
 from gbn.gaussian import Covariance
+from gbn.source import SourceNames
 
 __all__ = ["NetBuilder", "Vertex"]
 
@@ -34,7 +35,7 @@ class Vertex:
     noise: name of its noise in ``net.noises``; None for a deterministic vertex.
     value: the array of a parameter or constant; the prior mean of an input (None: it must be observed).
     trainable: False for what the source model keeps frozen.
-    source: where it comes from in the converted model.
+    source: where it comes from in the converted model; a parameter's name there, the first one of tied weights.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Vertex:
         return math.prod(self.shape)
 
 
-class NetBuilder:
+class NetBuilder(SourceNames):
     """The part of a net that adds, changes and checks vertices; see :class:`gbn.net.GaussianBayesNet`.
 
     Args:
@@ -82,12 +83,14 @@ class NetBuilder:
     """
 
     def __init__(self, dtype: Any = np.float64) -> None:
+        super().__init__()
         self.dtype = np.dtype(dtype)
         if self.dtype.kind != "f":
             raise GraphError(f"dtype: got {self.dtype}, expected a floating-point type such as float32 or float64")
         self.vertices: dict[str, Vertex] = {}
         self.noises: dict[str, Covariance] = {}
         self._outputs: tuple[str, ...] | None = None
+        self._remembered: dict[Hashable, tuple[tuple[Vertex, ...], Any]] = {}
         # What trials have told: a deep net asks for the same op on the same shapes again and again.
         self._shapes: dict[Any, tuple[Shape, bool]] = {}
 
@@ -299,16 +302,6 @@ class NetBuilder:
         for name in names:
             self._known(name, "output")
         self._outputs = tuple(names)
-
-    def describe(self, name: str, *, source: str | None = None, trainable: bool | None = None) -> None:
-        """Record where a vertex comes from in the converted model, or that it is frozen there."""
-        self._known(name)
-        vertex = self.vertices[name]
-        self.vertices[name] = replace(
-            vertex,
-            source=vertex.source if source is None else source,
-            trainable=vertex.trainable if trainable is None else trainable,
-        )
 
     def _known(self, name: object, kind: str = "vertex") -> None:
         if name not in self.vertices:

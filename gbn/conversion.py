@@ -3,8 +3,8 @@
 Converters are found through the entry-point group ``gbn.converters``.  Each entry names a module with
 ``accepts(obj) -> bool``, which must not import the library it is for, and
 ``convert(obj, example=None, **options) -> GaussianBayesNet``, which returns a graph without noise and may take
-``sample_axis``; a ``TAKES`` string says what it takes.  A module whose nets bring their own noise says
-``COMPLETE = True``; no policy is applied to them.
+``sample_axis``; a ``TAKES`` string says what it takes.  One that reads files may have ``load(path)``, which gives the
+model in a file.  A module whose nets bring their own noise says ``COMPLETE = True``; no policy is applied to them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gbn.errors import ConversionError
 from gbn.latents import assign_noise
 from gbn.net import GaussianBayesNet
 
-__all__ = ["GROUP", "convert", "converters"]
+__all__ = ["GROUP", "convert", "converters", "load_model", "takes"]
 
 GROUP = "gbn.converters"
 # Served where nothing is registered: a checkout that is not installed.
@@ -48,21 +48,33 @@ def convert(
         example: a batch of inputs, shape (samples, *event), for models that must be traced; a tuple for several inputs.
         latents, noise, output_noise: which vertices are random, and their covariances; see
             :func:`gbn.latents.assign_noise`.  Models that bring their own noise (pgmpy, networkx) take none of these.
-        likelihood: "auto" is what the model trains with, as far as the converter knows (a classifier of scikit-learn:
-            categorical or bernoulli; PyTorch: Gaussian); else "categorical", "bernoulli", "gaussian" (or None), or a
-            mapping output -> likelihood.
+        likelihood: what the outputs are observed by.
+
+            - "auto": the labels that the converter knows the model to be trained with (a classifier of scikit-learn);
+              else an output that ends in Softmax or LogSoftmax over axis 1 is "categorical", one that ends in Sigmoid
+              "bernoulli", and any other Gaussian, as is one that is named in ``latents``, ``noise`` or
+              ``output_noise``.
+            - "categorical", "bernoulli": every output, which holds logits or ends in that op.
+            - "gaussian" or None: every output, whatever it ends in.
+            - a mapping output -> one of these; "auto" for the outputs that it leaves out.
+
+            A labelled output gets a leaf ``<output>.label``, which is what to observe; it hangs on the logits: the
+            output itself, or what its Softmax, LogSoftmax or Sigmoid reads.  Both have no noise; the output stays in
+            the net and gives the probabilities.
         sample_axis: the axis of the model's inputs that counts the samples, one for all inputs or a sequence with one
             for each; the net has samples on axis 0 of every vertex nonetheless, ``(N, *the other axes)``, and an output
             whose model merges samples with another axis has that axis in its event.  None: the whole of an input is
             one sample, so that each vertex has one more axis in front than the model's tensor.
         options: passed to the converter.
 
+    Warns:
+        UserWarning: an output stays Gaussian under "auto" although it ends in a softmax, over another axis.
+
     Raises:
         ConversionError: no converter takes the object, or the one that does cannot convert it.
         UnknownNameError, GraphError, CovarianceError: the policy does not fit the net.
     """
-    if isinstance(obj_or_path, (str, PathLike)) and not Path(obj_or_path).exists():
-        raise ConversionError(f"no file {str(obj_or_path)!r}; give a model, or the path of a file that holds one")
+    _check_path(obj_or_path)
     converter = _converter(obj_or_path)
     if sample_axis != 0:
         _check_takes_axes(converter, sample_axis)
@@ -71,8 +83,8 @@ def convert(
         _refuse_policy(latents=latents, noise=noise, output_noise=output_noise, likelihood=likelihood)
         return converter.convert(obj_or_path, example, **options)  # type: ignore[no-any-return]
     net = converter.convert(obj_or_path, example, **options)
-    if likelihood == "auto":
-        likelihood = None  # leaves the converter's recommendation as it is
+    if isinstance(likelihood, Mapping):
+        likelihood = dict.fromkeys(net.outputs, "auto") | dict(likelihood)
     elif likelihood is None:
         likelihood = "gaussian"
     assign_noise(net, latents, noise, output_noise, likelihood)
@@ -85,6 +97,29 @@ def _check_takes_axes(converter: ModuleType, sample_axis: Any) -> None:
             f"sample_axis: got {sample_axis!r}, but {converter.__name__} knows samples on axis 0 only; wrap the model "
             "so that they are on axis 0 of its inputs and outputs"
         )
+
+
+def load_model(path: str | PathLike[str]) -> Any:
+    """The model in a file, read by the converter that takes it, as safely as it is converted.
+
+    Raises:
+        ConversionError: no such file, no converter that takes it, or one that has only the net of it to give.
+    """
+    _check_path(path)
+    converter = _converter(path)
+    if not hasattr(converter, "load"):
+        raise ConversionError(f"{path}: this file can be converted, but holds no model that runs by itself")
+    return converter.load(path)
+
+
+def takes(obj_or_path: Any) -> bool:
+    """Whether an installed converter takes an object or a path."""
+    return any(module.accepts(obj_or_path) for module in converters())
+
+
+def _check_path(path: Any) -> None:
+    if isinstance(path, (str, PathLike)) and not Path(path).exists():
+        raise ConversionError(f"no file {str(path)!r}; give a model, or the path of a file that holds one")
 
 
 def _refuse_policy(**given: Any) -> None:

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "NO_COUNTERPART",
     "ConvergenceWarning",
     "ConversionError",
     "CovarianceError",
@@ -26,6 +27,12 @@ __all__ = [
     "UnsupportedLayer",
     "near_matches",
 ]
+
+NO_COUNTERPART = "no counterpart"
+_ADD_ONE = (
+    "To add a counterpart, register an op with gbn.ops.op (see gbn/ops/base.py), and enter a rule for the operation "
+    "into the converter's table."
+)
 
 
 class GbnError(Exception):
@@ -82,7 +89,10 @@ class MissingDependencyError(GbnError, ImportError):
 
 
 class UnsupportedLayer:
-    """One layer that a converter cannot take: its path in the model, what it is, and why."""
+    """One layer that a converter cannot take: its path in the model, what it is, and why.
+
+    reason: NO_COUNTERPART where it could be taken if somebody added an op or a rule for it.
+    """
 
     def __init__(self, path: str, operation: str, reason: str = "") -> None:
         self.path, self.operation, self.reason = path, operation, reason
@@ -96,7 +106,9 @@ class ConversionError(GbnError, ValueError):
 
     def __init__(self, message: str, layers: Iterable[UnsupportedLayer] = ()) -> None:
         self.layers = tuple(layers)
-        super().__init__("\n  - ".join([message, *map(str, self.layers)]))
+        text = "\n  - ".join([message, *map(str, self.layers)])
+        missing = any(layer.reason == NO_COUNTERPART for layer in self.layers)
+        super().__init__(f"{text}\n{_ADD_ONE}" if missing else text)
 
 
 class ConvergenceWarning(UserWarning):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -62,9 +63,9 @@ class Evidence:
             ShapeError, EvidenceError: naming the vertex, what was got and what was expected.
         """
         values, do = named_arrays(net, values), named_arrays(net, do, "do")
-        both = sorted(set(values) & set(do))
-        if both:
-            raise EvidenceError(f"{both[0]!r} is given both as evidence and in do=, which cuts it off; choose one")
+        if do and not do.keys().isdisjoint(values):
+            both = min(do.keys() & values.keys())
+            raise EvidenceError(f"{both!r} is given both as evidence and in do=, which cuts it off; choose one")
         arrays = {name: _read(net, name, value) for name, value in (values | do).items()}
         count = _count(net, arrays, samples)
         if not count:
@@ -72,13 +73,15 @@ class Evidence:
         observed: dict[str, Array] = {}
         masks: dict[str, Array] = {}
         fixed: dict[str, Array] = {}
+        with np.errstate(over="ignore", invalid="ignore"):
+            gaps = {name: _missing(name, array) for name, array in arrays.items()}
         for name, array in arrays.items():
-            vertex = net.vertices[name]
+            vertex, missing = net.vertices[name], gaps[name]
             if vertex.plated and len(array) != count:
                 array = np.broadcast_to(array, (count, *array.shape[1:]))
+                missing = None if missing is None else np.broadcast_to(missing, array.shape)
             if name in do and vertex.kind == "likelihood":
                 raise EvidenceError(f"{name!r} is a label, which nothing depends on: give it as evidence, not in do=")
-            missing = _missing(name, array)
             if name in do or vertex.needs_data:
                 _demand_complete(name, missing, intervention=name in do)
                 fixed[name] = array
@@ -270,9 +273,7 @@ def _missing(name: str, array: Array) -> Array | None:
     """Where entries are NaN; None where all are there.  Raises EvidenceError at infinities."""
     flat = array.ravel(order="K")
     # One product at memory speed says that all is finite; where it overflows, a closer look follows.
-    with np.errstate(over="ignore", invalid="ignore"):
-        complete = np.isfinite(flat @ flat)
-    if complete:
+    if math.isfinite(flat @ flat):
         return None
     if np.isinf(array).any():
         raise EvidenceError(f"evidence for {name!r}: got an infinite value, expected finite numbers or NaN")

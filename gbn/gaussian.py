@@ -17,6 +17,7 @@ __all__ = ["Covariance", "Gaussian"]
 
 Array = np.ndarray[Any, Any]
 LOG_2PI = math.log(2 * math.pi)
+_MOST_SPLITS = 64
 
 
 class Covariance:
@@ -64,6 +65,7 @@ class Covariance:
             )
         value.flags.writeable = False
         self.value = value
+        self._splits: dict[bytes, tuple[Array, Array, Array, Array]] = {}
 
     def __repr__(self) -> str:
         return f"Covariance({self.form}, event={self.event}, {_brief(self.form, self.value)})"
@@ -83,6 +85,13 @@ class Covariance:
     def precision(self) -> Array:
         """Q⁻¹ of the full form, as the product of its roots.  Shape: (size, size)."""
         return np.asarray(self.inverse_root.T @ self.inverse_root)
+
+    @cached_property
+    def precisions(self) -> Array:
+        """1 / variance of the scalar or diagonal form.  Shape: (size,)."""
+        found: Array = 1 / np.array(self.diagonal()).reshape(-1)
+        found.flags.writeable = False
+        return found
 
     def _flat(self, matrix: Array, v: Array) -> Array:
         return (v.reshape(-1, self.size) @ matrix.T.astype(v.dtype, copy=False)).reshape(v.shape)
@@ -133,6 +142,22 @@ class Covariance:
         """The whole matrix.  Shape: (size, size)."""
         return np.array(self.value) if self.form == "full" else np.diag(self.diagonal().reshape(-1))
 
+    def split(self, observed: Array) -> tuple[Array, Array, Array, Array]:
+        """Of the full form, where some entries are observed: o, h, gain Q_ho Q_oo⁻¹, root of Q_h|o (all float64).
+
+        observed: shape (size,).  Kept, for a long chain of vertices shares a noise and a few patterns.
+        """
+        key = observed.tobytes()
+        if key not in self._splits:
+            o, h, q = np.flatnonzero(observed), np.flatnonzero(~observed), self.value
+            coupling = q[o[:, None], h]
+            gain = np.linalg.solve(q[o[:, None], o], coupling).T
+            remaining = q[h[:, None], h] - gain @ coupling
+            if len(self._splits) >= _MOST_SPLITS:
+                self._splits.clear()
+            self._splits[key] = o, h, gain, np.linalg.cholesky((remaining + remaining.T) / 2)
+        return self._splits[key]
+
     def given(self, observed: Array) -> Conditional:
         """What remains uncertain, and what is implied, where the entries ``observed`` (N, *event) are known."""
         return Conditional(self, observed)
@@ -153,15 +178,8 @@ class Conditional:
         flat = self.observed.reshape(len(self.observed), -1)
         # One row needs no sorting, and a long chain of partly observed vertices asks for one row each.
         kinds, which = (flat, np.zeros(1, int)) if len(flat) == 1 else np.unique(flat, axis=0, return_inverse=True)
-        q, out = self.cov.value, []
-        for k, kind in enumerate(kinds):
-            o, h = np.flatnonzero(kind), np.flatnonzero(~kind)
-            coupling = q[o[:, None], h]
-            gain = np.linalg.solve(q[o[:, None], o], coupling).T
-            remaining = q[h[:, None], h] - gain @ coupling
-            root = np.linalg.cholesky((remaining + remaining.T) / 2)
-            out.append((np.flatnonzero(which.reshape(-1) == k), o, h, gain, root))
-        return out
+        rows = [np.flatnonzero(which.reshape(-1) == k) for k in range(len(kinds))]
+        return [(index, *self.cov.split(kind)) for index, kind in zip(rows, kinds, strict=True)]
 
     def _each(self, *arrays: Array) -> Iterator[tuple[Any, ...]]:
         flat = [a.reshape(len(a), -1) for a in arrays]

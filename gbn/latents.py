@@ -5,7 +5,9 @@ A converter returns a deterministic graph.  The policy here decides which CPDs v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gbn import likelihoods, ops
@@ -15,8 +17,9 @@ from gbn.net import GaussianBayesNet, Vertex
 __all__ = ["POLICIES", "assign_noise"]
 
 _CONTRACTIONS = frozenset({"Gemm", "MatMul", "Conv", "ConvTranspose", "Linear"})
-# A label's likelihood normalises the logits itself, so these would be applied twice.
-_PROBABILITIES = frozenset({"Softmax", "Sigmoid"})
+# What an output that ends in this op says of its labels.  A likelihood normalises the logits itself, so the label hangs
+# on what the op reads.
+_PROBABILITIES = {"Softmax": "categorical", "LogSoftmax": "categorical", "Sigmoid": "bernoulli"}
 
 
 def assign_noise(
@@ -39,15 +42,27 @@ def assign_noise(
         noise: covariance of the hidden ones: a number, an array over the event, or a mapping name -> covariance
             (those it leaves out get 1.0).
         output_noise: covariance of the outputs, in the same forms.
-        likelihood: None keeps the labels that the net has; "categorical" or "bernoulli" puts a leaf ``<output>.label``
-            under every output and leaves the logits deterministic; "gaussian" takes all labels away; a mapping
-            output -> likelihood decides for each output.
+        likelihood: of the outputs.
+
+            - None keeps the labels that the net has;
+            - "auto" keeps them too, and recognises others by the op that an output ends in: Softmax or LogSoftmax over
+              the classes (axis 1) is categorical, Sigmoid bernoulli, anything else Gaussian, as are outputs that have
+              noise or are named in one of the arguments above;
+            - "categorical" or "bernoulli" for every output;
+            - "gaussian" takes all labels away;
+            - a mapping output -> one of these decides for each output; those that it leaves out keep their labels.
+
+            A label is a leaf ``<output>.label`` on the logits: on the output, or on what its last op reads where that
+            makes probabilities of logits.  Output and logits are deterministic then, unless they are named.
 
     Vertices that have noise already keep it, unless they are named.
 
+    Warns:
+        UserWarning: an output stays Gaussian under "auto" although it ends in a softmax, over another axis.
+
     Raises:
         UnknownNameError: an unknown policy, vertex or likelihood, with near matches.
-        GraphError: a name that cannot be a latent, or a likelihood on top of probabilities.
+        GraphError: a name that cannot be a latent, or a likelihood on top of probabilities of another kind.
         CovarianceError: a covariance that does not fit its vertex.
     """
     before = dict(net.vertices), dict(net.noises)
@@ -59,12 +74,17 @@ def assign_noise(
 
 
 def _assign(net: GaussianBayesNet, latents: Any, noise: Any, output_noise: Any, likelihood: Any) -> None:
-    _set_labels(net, likelihood)
-    labelled = {net.vertices[name].parents[0] for name in net.labels}
+    mentioned = {name for argument in (noise, output_noise) if isinstance(argument, Mapping) for name in argument}
+    if not isinstance(latents, str):
+        latents = list(latents)
+        mentioned.update(latents)
+    _set_labels(net, likelihood, mentioned)
     chosen, named = _choose(net, latents)
     outputs = set(net.outputs)
-    hidden = [name for name in chosen if name not in outputs]
-    gaussian = [name for name in net.outputs if name not in labelled]
+    gaussian = [name for name in net.outputs if not _labels(net, name)]
+    quiet = {net.vertices[label].parents[0] for label in net.labels}
+    quiet.update(v for output in outputs - set(gaussian) for v in _ending(net, output).path)
+    hidden = [name for name in chosen if name not in outputs and (name in named or name not in quiet)]
     covariances = _covariances(net, gaussian, output_noise, named & outputs, "output_noise")
     covariances |= _covariances(net, hidden, noise, named, "noise")
     net.set_noise(covariances)
@@ -178,30 +198,101 @@ def _reaches(net: GaussianBayesNet, name: str, targets: set[str], children: Mapp
     return False
 
 
-def _set_labels(net: GaussianBayesNet, likelihood: str | Mapping[str, str | None] | None) -> None:
+@dataclass(frozen=True)
+class _Ending:
+    """How an output ends.
+
+    path: the vertices from the output down to its last op, which computes something; that op included.
+    kind: the likelihood that the op says, if any, and
+    logits: what the op reads; the output itself where it makes no probabilities.
+    fault: why there can be no such label, if so.
+    """
+
+    path: tuple[str, ...]
+    logits: str
+    kind: str | None = None
+    fault: str = ""
+
+
+def _ending(net: GaussianBayesNet, output: str) -> _Ending:
+    path = [output]
+    while net.vertices[path[-1]].op == "Identity":
+        path.append(net.vertices[path[-1]].parents[0])
+    last = net.vertices[path[-1]]
+    kind = _PROBABILITIES.get(str(last.op))
+    if kind is None:
+        return _Ending(tuple(path), output)
+    (logits,) = last.parents
+    axis, rank = last.attributes.get("axis", -1), len(last.shape) + 1
+    if kind == "categorical" and axis % rank != 1:
+        fault = f"its {last.op} runs over axis {axis % rank} of {rank}, and labels have their classes on axis 1"
+        return _Ending(tuple(path), logits, kind, fault)
+    return _Ending(tuple(path), logits, kind)
+
+
+def _labels(net: GaussianBayesNet, output: str) -> list[str]:
+    """The labels of an output: on itself, or of its kind on logits under it that are no output of their own."""
+    ending = _ending(net, output)
+
+    def belongs(label: str) -> bool:
+        (logits,) = net.vertices[label].parents
+        under = logits == ending.logits and net.vertices[label].op == ending.kind and logits not in net.outputs
+        return logits == output or under or label == f"{output}.label"
+
+    return [label for label in net.labels if belongs(label)]
+
+
+def _set_labels(
+    net: GaussianBayesNet, likelihood: str | Mapping[str, str | None] | None, mentioned: Collection[str]
+) -> None:
     if likelihood is None:
         return
     per_output = likelihood if isinstance(likelihood, Mapping) else dict.fromkeys(net.outputs, likelihood)
     for output, kind in per_output.items():
         if output not in net.outputs:
             raise UnknownNameError("output in likelihood", output, net.outputs)
-        for label in [n for n in net.labels if net.vertices[n].parents[0] == output]:
+        if kind == "auto":
+            _recognise(net, output, output in mentioned)
+            continue
+        for label in _labels(net, output):
             del net.vertices[label]
         if kind is not None and kind != "gaussian":
             _add_label(net, output, kind)
 
 
+def _recognise(net: GaussianBayesNet, output: str, mentioned: bool) -> None:
+    """Add the label that the output's last op says, if it says one and nobody said otherwise."""
+    ending = _ending(net, output)
+    if ending.kind is None or mentioned or net.vertices[output].random or _labels(net, output):
+        return
+    if ending.fault:
+        warnings.warn(
+            f"output {output!r} stays Gaussian: {ending.fault}; move them there in the model, or say "
+            "likelihood='gaussian'",
+            stacklevel=6,
+        )
+    elif net.vertices[ending.logits].plated:
+        _add_label(net, output, ending.kind)
+
+
 def _add_label(net: GaussianBayesNet, output: str, kind: str) -> None:
     if kind not in likelihoods.LIKELIHOODS:
-        known = ["gaussian", *likelihoods.LIKELIHOODS]
+        known = ["auto", "gaussian", *likelihoods.LIKELIHOODS]
         raise GraphError(f"likelihood: got {kind!r}, expected one of {_quoted(known)}; {near_matches(kind, known)}")
-    operation = net.vertices[output].op
-    if operation in _PROBABILITIES:
+    ending, logits = _ending(net, output), output
+    operation = net.vertices[ending.path[-1]].op
+    fault = ending.fault
+    if ending.kind not in (None, kind):
+        fault = f"it ends in a {operation}, which says {ending.kind!r}"
+    if not fault:
+        logits = ending.logits
+    # The logarithms of probabilities may be logits of anything.
+    elif operation != "LogSoftmax":
         raise GraphError(
-            f"likelihood {kind!r} needs logits, but the output {output!r} is a {operation}, i.e. probabilities; "
-            f"convert the model without its last layer, or use likelihood='gaussian'"
+            f"likelihood {kind!r} needs logits under the output {output!r}: {fault}; convert the model without its "
+            "last layer, or use likelihood='gaussian'"
         )
-    net.add_likelihood(f"{output}.label", kind, output)
+    net.add_likelihood(f"{output}.label", kind, logits)
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -9,9 +9,9 @@ axis.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import is_
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ __all__ = ["GaussianBayesNet", "Vertex"]
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
+# Evidence patterns whose structure is kept.
+_REMEMBERED = 8
 
 
 class GaussianBayesNet(NetBuilder):
@@ -55,9 +57,25 @@ class GaussianBayesNet(NetBuilder):
 
     def copy(self) -> GaussianBayesNet:
         """An independent net (arrays, which are never changed in place, are shared)."""
-        other = copy.copy(self)
-        other.vertices, other.noises = dict(self.vertices), dict(self.noises)
+        other: GaussianBayesNet = object.__new__(type(self))
+        own = {"vertices": dict(self.vertices), "noises": dict(self.noises), "_sources": dict(self._sources)}
+        other.__dict__.update(self.__dict__, **own)
         return other
+
+    def remembered(self, what: Hashable, find: Callable[[], Any]) -> Any:
+        """``find()``, or what it gave when the net (or the net it is a copy of) had these same vertices.
+
+        For what engines read off the graph, which does not depend on the values of noises.
+        """
+        now = tuple(self.vertices.values())
+        then, found = self._remembered.get(what, (None, None))
+        if then is None or len(then) != len(now) or not all(map(is_, then, now)):
+            found = find()
+            self._remembered.pop(what, None)
+            while len(self._remembered) >= _REMEMBERED:
+                self._remembered.pop(next(iter(self._remembered)), None)
+            self._remembered[what] = now, found
+        return found
 
     def __contains__(self, name: object) -> bool:
         return name in self.vertices
@@ -116,12 +134,11 @@ class GaussianBayesNet(NetBuilder):
         """The likelihood of a label vertex."""
         return likelihoods.get(str(self[name].op))
 
-    def source_of(self, name: str) -> str | None:
-        """Where a vertex comes from in the converted model (a parameter's name there), if it comes from one."""
-        return self[name].source
-
     def is_linear(self) -> bool:
         """Whether every Jacobian is a constant: the net is linear-Gaussian given its parameters."""
+        return bool(self.remembered("linear", self._is_linear))
+
+    def _is_linear(self) -> bool:
         for vertex in self.vertices.values():
             if vertex.kind == "likelihood":
                 return False
@@ -175,7 +192,9 @@ class GaussianBayesNet(NetBuilder):
                 f"input {vertex.name!r} has no prior and was not given; give it as evidence of shape "
                 f"({_axes('samples', vertex.shape)}), or call net.set_prior({vertex.name!r}, mean, cov)"
             )
-        return np.broadcast_to(vertex.value, (samples, *vertex.shape)) if vertex.plated else vertex.value
+        if not vertex.plated:
+            return vertex.value
+        return vertex.value[None] if samples == 1 else np.broadcast_to(vertex.value, (samples, *vertex.shape))
 
     def forward(self, inputs: Mapping[str, Any] | None = None) -> dict[str, Array]:
         """The forward pass: every vertex at its mean, given the inputs.
@@ -325,6 +344,12 @@ class GaussianBayesNet(NetBuilder):
         from gbn.io import save
 
         save(self, path)
+
+    def to_state_dict(self, *, tensors: bool = False) -> dict[str, Any]:
+        """The arrays of the source model, as the net holds them; see :func:`gbn.export.write_back.to_state_dict`."""
+        from gbn.export.write_back import to_state_dict
+
+        return to_state_dict(self, tensors=tensors)
 
     def to_networkx(self) -> networkx.MultiDiGraph:
         """The graph, with vertex attributes; see :func:`gbn.export.networkx.to_networkx`."""

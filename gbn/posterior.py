@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -115,14 +116,20 @@ class Posterior:
         self.asked = evidence
         self.mean: Mapping[str, Array] = _ByName(self.targets, solution.mean)
         self.var: Mapping[str, Array] = _ByName(self.targets, solution.variance)
-        self.std: Mapping[str, Array] = _ByName(self.targets, lambda name: np.sqrt(self.var[name]))
-        noisy = [name for name, vertex in net.vertices.items() if vertex.random or vertex.kind == "likelihood"]
-        self.surprise: Mapping[str, Array] = _ByName(noisy, solution.surprise)
+        variance = self.var
+        # Not by way of self: an answer in a cycle keeps its arrays until the next collection of garbage.
+        self.std: Mapping[str, Array] = _ByName(self.targets, lambda name: np.sqrt(variance[name]))
         self._messages: Mapping[str, Array] | None = None
 
     def __repr__(self) -> str:
         arrived = "" if self.converged else ", not converged"
         return f"Posterior({self.engine}, {self.evidence.samples} samples, targets {list(self.targets)}{arrived})"
+
+    @cached_property
+    def surprise(self) -> Mapping[str, Array]:
+        """vertex with noise, or label -> its share of the energy; see the class."""
+        noisy = [name for name, vertex in self.net.vertices.items() if vertex.random or vertex.kind == "likelihood"]
+        return _ByName(noisy, self._solution.surprise)
 
     @property
     def messages(self) -> Mapping[str, Array]:

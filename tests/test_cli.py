@@ -192,6 +192,8 @@ def test_convert_prints_json(gbn_command, source, tmp_path):
     assert found["parameters"] == {"arrays": 4, "numbers": 26}
     vertices = {vertex["name"]: vertex for vertex in found["vertices"]}
     assert vertices["layer1"]["noise"] == {"name": "layer1", "form": "scalar", "variances": [1.0, 1.0]}
+    assert vertices["layer1.weight"]["sources"] == ["coefs_[0]"]
+    assert vertices["layer1"]["sources"] == []
 
 
 def test_convert_saves_a_net_that_a_function_builds(gbn_command, source, tmp_path):
@@ -493,11 +495,11 @@ def test_a_failed_write_leaves_the_old_file(fails, net_file, tmp_path, monkeypat
     out = tmp_path / "post.npz"
     out.write_bytes(b"old")
 
-    def full(file, **arrays):
+    def full(file, array, **options):
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(text.np, "savez", full)
+    monkeypatch.setattr(text.np.lib.format, "write_array", full)
     assert "No space left on device" in fails("query", net_file, "--ask", "a", "-o", out)
     assert out.read_bytes() == b"old"
     assert {path.name for path in tmp_path.iterdir()} == {"net.gbn", "post.npz"}
@@ -515,6 +517,60 @@ def test_json_has_null_where_a_number_is_not_finite():
     )
     assert found == {"a": [[1.0, None], [None, 2.0]], "b": None, "c": [3.0, True]}
     assert json.dumps(found, allow_nan=False)
+
+
+# export
+
+
+def test_export_writes_the_arrays_of_the_model(gbn_command, module, exported, tmp_path):
+    torch = pytest.importorskip("torch")
+    assert gbn_command("convert", exported, "-o", tmp_path / "net.gbn")[0] == 0
+    code, out, _ = gbn_command("export", tmp_path / "net.gbn", "-o", tmp_path / "weights.npz", "--json")
+    assert code == 0
+    state = torch.export.load(exported).state_dict
+    listed = parsed(out)["arrays"]
+    with np.load(tmp_path / "weights.npz", allow_pickle=False) as arrays:
+        assert set(arrays.files) == set(state) == set(listed)
+        for name, tensor in state.items():
+            np.testing.assert_array_equal(arrays[name], tensor.detach().numpy())
+            assert listed[name] == {"shape": list(tensor.shape), "dtype": "float64"}
+
+
+def test_export_takes_any_name(gbn_command, net, tmp_path):
+    first, second, *_ = net.parameters
+    net.describe(first, source="file")
+    net.describe(second, source="a/b")
+    net.save(tmp_path / "net.gbn")
+    assert gbn_command("export", tmp_path / "net.gbn", "-o", tmp_path / "out.npz")[0] == 0
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert set(arrays.files) == {"file", "a/b"}
+        np.testing.assert_array_equal(arrays["file"], net[first].value)
+
+
+def test_export_onto_a_graph(gbn_command, fails, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    net = gbn.GaussianBayesNet()
+    net.add_parameter("W", np.eye(2))
+    net.describe("W", source="weight")
+    net.save(tmp_path / "net.gbn")
+    weight = onnx.numpy_helper.from_array(np.zeros((2, 2), np.float32), "weight")
+    values = [onnx.helper.make_tensor_value_info(n, 1, ["N", 2]) for n in "xy"]
+    nodes = [onnx.helper.make_node("MatMul", ["x", "weight"], ["y"])]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], [weight])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "old.onnx")
+    command = ["export", tmp_path / "net.gbn", "--onto", tmp_path / "old.onnx", "-o", tmp_path / "new.onnx"]
+    assert gbn_command(*command)[0] == 0
+    (initialiser,) = onnx.load(tmp_path / "new.onnx").graph.initializer
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(initialiser), np.eye(2))
+    net.describe("W", source="wait")
+    net.save(tmp_path / "net.gbn")
+    assert "wait: the ModelProto has no such array; did you mean 'weight'?" in fails(*command)
+
+
+def test_export_errors(fails, net_file, tmp_path):
+    assert "no names to give" in fails("export", net_file, "-o", tmp_path / "out.npz")
+    assert "No such file" in fails("export", tmp_path / "none.gbn", "-o", tmp_path / "out.npz")
+    assert not (tmp_path / "out.npz").exists()
 
 
 # compare
@@ -583,6 +639,7 @@ def test_compare_takes_an_estimator(gbn_command, source, data):
         (["model.py:make", "--data", "both.npz"], "expected the inputs as x, or as x0, x1"),
         (["net.gbn", "--data", "data.npz"], "compare needs a model with its own backprop"),
         (["missing.pt2", "--data", "data.npz"], "no file 'missing.pt2'"),
+        (["data.npz", "--data", "data.npz"], "no converter takes the file 'data.npz'"),
         (["model.py:make", "--data", "data.npz", "--loss", "mes"], "unknown loss 'mes': did you mean 'mse'"),
         (["model.py:make", "--data", "data.npz", "--engine", "vmpp"], "unknown engine 'vmpp'"),
         (["model.py:make", "--data", "data.npz", "--option", "tol=1"], "option for 'pc': 'tol'"),

@@ -169,3 +169,21 @@ def test_the_policy_is_checked(register) -> None:
     register(foreign=third_party())
     with pytest.raises(UnknownNameError, match="latents"):
         convert(Foreign(), latents="layer")
+
+
+def test_a_mapping_leaves_the_other_outputs_to_themselves(register) -> None:
+    def two(obj: object, example: object = None) -> GaussianBayesNet:
+        net = foreign_net(obj)
+        net.add("p", "Softmax", ["h"])
+        net.add("s", "Sigmoid", ["h"])
+        return net
+
+    module = third_party()
+    module.convert = two
+    register(foreign=module)
+    assert convert(Foreign()).labels == ("p.label", "s.label")
+    net = convert(Foreign(), likelihood={"y": "bernoulli", "s": None})
+    assert net.labels == ("y.label", "p.label")
+    assert net["s"].random
+    for gaussian in (None, "gaussian"):
+        assert convert(Foreign(), likelihood=gaussian).labels == ()

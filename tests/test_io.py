@@ -34,6 +34,12 @@ def assert_equal(a: GaussianBayesNet, b: GaussianBayesNet) -> None:
     assert list(a.vertices) == list(b.vertices)
     assert list(a.noises) == list(b.noises)
     assert a._outputs == b._outputs
+    assert list(a.source_arrays) == list(b.source_arrays)
+    for one, other in zip(a.source_arrays.values(), b.source_arrays.values(), strict=True):
+        assert (one.dtype, one.vertex, one.value is None) == (other.dtype, other.vertex, other.value is None)
+        if one.value is not None and other.value is not None:
+            assert same_bits(one.value, other.value)
+            assert not other.value.flags.writeable
     for p, q in zip(a.vertices.values(), b.vertices.values(), strict=True):
         for field in ("name", "kind", "shape", "plated", "parents", "op", "noise", "trainable", "source"):
             assert getattr(p, field) == getattr(q, field), (p.name, field)
@@ -80,6 +86,11 @@ def perceptron(dtype: Any = np.float64) -> GaussianBayesNet:
     net.add("r", "Reshape", ["s"], shape=(0, 2, -1))
     net.add_likelihood("y.label", "categorical", "y")
     net.describe("W", source="fc.weight", trainable=False)
+    net.keep_source("fc.weight", np.zeros((3, 4), np.float32), "W")
+    net.keep_source("tied", np.zeros((3, 4), np.float32), "W")
+    net.keep_source("steps", np.array(7))
+    net.keep_source("mask", np.array([[-np.inf, 1.0], [0.0, np.nan]]).T)
+    net.keep_source("seen", np.array([True, False]))
     net.describe("a", source='fc — ‘quoted’ "name" \u2028')
     net.set_outputs(["y", "r"])
     return net
@@ -554,6 +565,22 @@ class TestHeader:
 
     def test_an_unknown_field(self, good: bytes, tmp_path: Path) -> None:
         assert "fields" in refused(tmp_path, tampered(good, lambda h: h.update(code="print()")))
+
+    def test_sources(self, good: bytes, tmp_path: Path) -> None:
+        for fields in (
+            {"vertex": "y"},
+            {"vertex": "nothing of that name"},
+            {"vertex": None},
+            {"dtype": "object"},
+            {"dtype": "float32 "},
+            {"name": "tied"},
+        ):
+            assert "source" in refused(tmp_path, tampered(good, lambda h, f=fields: h["sources"][0].update(f)))
+        assert "uint8" in refused(tmp_path, tampered(good, lambda h: h["sources"][2].update(dtype="uint8")))
+
+    def test_a_file_without_sources_is_one_of_a_net_that_was_not_converted(self, tmp_path: Path) -> None:
+        save(roots(), tmp_path / "net.gbn")
+        assert "sources" not in json.loads(unpacked((tmp_path / "net.gbn").read_bytes())["net.json"])
 
     def test_order_of_vertices(self, good: bytes, tmp_path: Path) -> None:
         message = refused(tmp_path, tampered(good, lambda h: h["vertices"].reverse()))

@@ -173,11 +173,115 @@ def test_what_cannot_be_a_latent_is_refused_and_nothing_changes() -> None:
     assert net.labels == ()
 
 
-def test_a_label_on_probabilities_is_refused() -> None:
+def ending_in(op: str, **attributes: int) -> GaussianBayesNet:
+    """The layered net with one more op on y, its logits."""
     net = layered()
-    net.add("p", "Softmax", ["y"])
-    with pytest.raises(GraphError, match="without its last layer"):
-        assign_noise(net, likelihood="categorical")
+    net.add("p", op, ["y"], **attributes)
+    return net
+
+
+ENDINGS = [
+    ("Softmax", {}, "categorical"),
+    ("Softmax", {"axis": 1}, "categorical"),
+    ("LogSoftmax", {"axis": -1}, "categorical"),
+    ("Sigmoid", {}, "bernoulli"),
+]
+
+
+@pytest.mark.parametrize("policy", ["affine", "layers", "all"])
+@pytest.mark.parametrize(("op", "attributes", "kind"), ENDINGS)
+def test_the_last_op_says_the_likelihood(op: str, attributes: dict[str, int], kind: str, policy: str) -> None:
+    net, asked = ending_in(op, **attributes), ending_in(op, **attributes)
+    assign_noise(net, policy, likelihood="auto")
+    assign_noise(asked, policy, likelihood=kind)
+    for one in (net, asked):
+        assert one.labels == ("p.label",)
+        assert (one["p.label"].op, one["p.label"].parents) == (kind, ("y",))
+        assert one.outputs == ("p",)
+        assert not {"y", "p"} & set(one.latents)
+    x = np.random.default_rng(1).standard_normal((3, 3))
+    values = net.forward({"x": x})
+    p = np.exp(values["p"]) if op == "LogSoftmax" else values["p"]
+    np.testing.assert_allclose(values["p.label"], p)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", {"p": "gaussian"}, {"p": None}, None])
+@pytest.mark.parametrize(("op", "attributes", "kind"), ENDINGS)
+def test_gaussian_outputs_on_request(op: str, attributes: dict[str, int], kind: str, likelihood: object) -> None:
+    net = ending_in(op, **attributes)
+    assign_noise(net, likelihood=likelihood)
+    assert net.labels == ()
+    assert {"y", "p"} <= set(net.latents)
+    assign_noise(net, likelihood="auto")
+    assert net.labels == ()  # It has noise already.
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"output_noise": {"p": 0.1}}, {"noise": {"p": 0.1}}, {"latents": ["a", "p"], "output_noise": 0.1}]
+)
+def test_an_output_whose_noise_is_named_is_gaussian(arguments: dict[str, object]) -> None:
+    net = ending_in("Softmax")
+    assign_noise(net, likelihood="auto", **arguments)
+    assert net.labels == ()
+    assert float(net.noise("p").value) == 0.1
+
+
+def test_logits_have_noise_where_they_are_named() -> None:
+    net = ending_in("Sigmoid")
+    assign_noise(net, ["y"], noise=0.5, likelihood="auto")
+    assert net.labels == ("p.label",)
+    assert net.latents == ("y",)
+
+
+def test_a_softmax_over_another_axis_stays_gaussian() -> None:
+    def build() -> GaussianBayesNet:
+        net = GaussianBayesNet()
+        net.add_input("x", (2, 3))
+        net.add("p", "Softmax", ["x"], axis=-1)
+        return net
+
+    net = build()
+    with pytest.warns(UserWarning, match="'p' stays Gaussian: its Softmax runs over axis 2 of 3"):
+        assign_noise(net, likelihood="auto")
+    assert net.labels == ()
+    assert net.latents == ("p",)
+    with pytest.raises(GraphError, match=r"'categorical' needs logits.*axis 2 of 3"):
+        assign_noise(build(), likelihood="categorical")
+    assign_noise(build(), likelihood="gaussian")
+
+
+def test_outputs_by_themselves_and_logits_that_are_outputs() -> None:
+    net = ending_in("Softmax")
+    net.add("s", "Sigmoid", ["c"])
+    net.add("same", "Identity", ["p"])
+    net.set_outputs(["y", "p", "s", "h"])
+    both = net.copy()
+    assign_noise(net, likelihood="auto")
+    assert net.labels == ("p.label", "s.label")
+    assert net["s.label"].parents == ("c",)
+    assert {"a", "b", "h"} == set(net.latents)
+    assign_noise(both, likelihood={"p": "gaussian", "s": "auto", "y": "categorical"})
+    assert both.labels == ("s.label", "y.label")
+    assert "p" in both.latents
+    assert "h" in both.latents
+
+
+def test_an_identity_is_looked_through() -> None:
+    net = ending_in("Sigmoid")
+    net.add("out", "Identity", ["p"])
+    assign_noise(net, "all", likelihood="auto")
+    assert net["out.label"].parents == ("y",)
+    assert not {"y", "p", "out"} & set(net.latents)
+
+
+def test_a_label_of_another_kind_is_refused_on_probabilities() -> None:
+    with pytest.raises(GraphError, match=r"ends in a Softmax, which says 'categorical'.*without its last layer"):
+        assign_noise(ending_in("Softmax"), likelihood="bernoulli")
+    with pytest.raises(GraphError, match="which says 'bernoulli'"):
+        assign_noise(ending_in("Sigmoid"), likelihood="categorical")
+    net = ending_in("LogSoftmax")
+    assign_noise(net, likelihood="bernoulli")
+    assert net["p.label"].parents == ("p",)
 
 
 def test_a_noise_named_for_an_output_is_not_overwritten():

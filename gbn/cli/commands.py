@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any
 
 from gbn import __version__, inference, io
-from gbn.cli.sources import exported_module, fixed_sizes, load_net, read_arrays, read_example, read_inputs, read_source
+from gbn.cli.sources import fixed_sizes, load_net, module_of, read_arrays, read_example, read_inputs, read_source
 from gbn.cli.streams import InputError, check_target, emit, log, results_only, sentence, write_whole
 from gbn.cli.text import (
     aligned,
@@ -26,6 +26,7 @@ from gbn.cli.text import (
     quoted,
     save_arrays,
     sizes_text,
+    write_arrays,
 )
 from gbn.conversion import convert
 from gbn.equivalence import compare, losses
@@ -33,6 +34,7 @@ from gbn.errors import (
     ConversionError,
     UnknownNameError,
 )
+from gbn.export.write_back import load_into
 from gbn.latents import POLICIES
 from gbn.net import GaussianBayesNet
 
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser("gbn", description="Reads a neural network as a Gaussian Bayes net.")
     root.add_argument("--version", action="version", version=f"gbn {__version__}")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_convert, _add_query, _add_compare, _add_show):
+    for add in (_add_convert, _add_query, _add_compare, _add_show, _add_export):
         command = add(commands)
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -109,7 +111,10 @@ def _command(
 
 def _add_convert(commands: Any) -> argparse.ArgumentParser:
     add = _command(commands, "convert", _convert, "turn a model into a .gbn file")
-    add.add_argument("source", help=f"a model's file (.pt2), or {_FACTORY_HELP} for the model, or (model, example)")
+    add.add_argument(
+        "source",
+        help=f"a file that a converter takes, such as model.pt2, or {_FACTORY_HELP} for the model, or (model, example)",
+    )
     add.add_argument("-o", "--output", required=True, metavar="NET", help="the .gbn file to write")
     example = add.add_mutually_exclusive_group()
     example.add_argument("--example", metavar="NPZ", help="a batch of inputs to trace with: member x, or x0, x1, ...")
@@ -119,7 +124,7 @@ def _add_convert(commands: Any) -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_policy(add)
     add.add_argument("--output-noise", type=float, metavar="X", help="variance of the outputs (default 1)")
-    add.add_argument("--likelihood", choices=_LIKELIHOODS, help="labels under the outputs (auto: as the model says)")
+    add.add_argument("--likelihood", choices=_LIKELIHOODS, help="labels under the outputs (auto: as the model ends)")
     return add
 
 
@@ -153,7 +158,9 @@ def _add_engine(add: argparse.ArgumentParser, default: str) -> None:
 
 def _add_compare(commands: Any) -> argparse.ArgumentParser:
     add = _command(commands, "compare", _compare, "gradients by local messages beside the model's own backprop")
-    add.add_argument("source", help=f"a .pt2 file, or {_FACTORY_HELP} for the model")
+    add.add_argument(
+        "source", help=f"a model's file that can be run, such as model.pt2, or {_FACTORY_HELP} for the model"
+    )
     add.add_argument("--data", required=True, metavar="NPZ", help="members x (or x0, x1, ...) and y")
     add.add_argument("--loss", default="mse", help="mse, cross_entropy or bce (default mse)")
     add.add_argument("--reduction", default="mean", choices=("mean", "sum"), help="default mean")
@@ -168,6 +175,16 @@ def _add_show(commands: Any) -> argparse.ArgumentParser:
     add = _command(commands, "show", _show, "the vertices of a net")
     add.add_argument("net", help="a .gbn file")
     add.add_argument("--html", dest="output", metavar="HTML", help="write them as a page there")
+    return add
+
+
+def _add_export(commands: Any) -> argparse.ArgumentParser:
+    add = _command(commands, "export", _export, "the weights of a net, as arrays of the model it comes from")
+    add.add_argument("net", help="a .gbn file")
+    add.add_argument("--onto", metavar="ONNX", help="an .onnx file, of which a copy with these arrays is written")
+    add.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="the .npz file to write, or the .onnx file with --onto"
+    )
     return add
 
 
@@ -246,12 +263,12 @@ def _compare(args: argparse.Namespace) -> _Result:
     options |= {"loss": args.loss, "reduction": args.reduction}
     model, _ = read_source(args.source)
     if isinstance(model, str):
-        if Path(model).suffix.lower() != ".pt2":
+        if Path(model).suffix.lower() == ".gbn":
             raise InputError(f"{model}: compare needs a model with its own backprop: a .pt2 file, or file.py:function")
-        # Converting comes first: it refuses files that would run code when torch loads them.
+        module = module_of(model)
         net = convert(model, likelihood=losses.get(args.loss).likelihood, **policy)
         with fixed_sizes(model):
-            report = compare(exported_module(model), inputs, arrays["y"], net=net, **options)
+            report = compare(module, inputs, arrays["y"], net=net, **options)
         report = replace(report, model=Path(model).name)
     else:
         report = compare(model, inputs, arrays["y"], **policy, **options)
@@ -272,6 +289,19 @@ def _show(args: argparse.Namespace) -> _Result:
     vertices = net.vertices.values()
     rows = [(v.name, v.title, sizes_text(v), noise_text(net, v), ", ".join(v.parents)) for v in vertices]
     return _Result(f"{aligned(net_facts(net, data))}\n\n{aligned([columns, *rows])}", data)
+
+
+def _export(args: argparse.Namespace) -> _Result:
+    net = load_net(args.net)
+    arrays = net.to_state_dict()
+    if args.onto:
+        load_into(args.onto, net, args.output)
+        log(f"wrote {args.output}")
+    else:
+        write_whole(args.output, lambda path: write_arrays(path, arrays))
+    data = {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()}
+    rows = [(name, "×".join(map(str, a.shape)) or "scalar", str(a.dtype)) for name, a in arrays.items()]
+    return _Result(aligned([("array", "shape", "dtype"), *rows]), {"arrays": data})
 
 
 def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:

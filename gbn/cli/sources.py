@@ -1,10 +1,11 @@
-"""What commands read: nets, models made by a person's own function, exported graphs, arrays."""
+"""What commands read: nets, models made by a person's own function, files that converters read, arrays."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -19,23 +20,27 @@ import numpy as np
 from gbn import io
 from gbn.cli.streams import InputError, named
 from gbn.cli.text import quoted
+from gbn.conversion import load_model, takes
 from gbn.errors import (
     FileFormatError,
     UnknownNameError,
 )
 from gbn.net import GaussianBayesNet
 
-__all__ = ["exported_module", "fixed_sizes", "load_net", "read_arrays", "read_example", "read_inputs", "read_source"]
+__all__ = ["fixed_sizes", "load_net", "module_of", "read_arrays", "read_example", "read_inputs", "read_source"]
 
 Array = np.ndarray[Any, Any]
 
 _FACTORY = re.compile(r"(.+\.py):([^:/\\]+)", re.DOTALL | re.IGNORECASE)
+# What an .npz file may unpack to: so many bytes, or so many times its own size.
+_UNPACKED, _RATIO = 256 << 20, 20
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 
 
 def load_net(path: str) -> GaussianBayesNet:
     """The net of a ``.gbn`` file."""
-    if _FACTORY.fullmatch(path) or Path(path).suffix.lower() in (".pt2", ".py", *_PICKLES):
+    suffix = Path(path).suffix.lower()
+    if suffix != ".gbn" and (_FACTORY.fullmatch(path) or suffix == ".py" or takes(path)):
         raise InputError(f"{path}: expected a .gbn file; make one with: gbn convert {path} -o net.gbn")
     return io.load(path)
 
@@ -111,15 +116,13 @@ def _blame(path: Path, what: str) -> Iterator[None]:
         raise InputError(f"{what} raised {named(error)}{where}") from error
 
 
-def exported_module(path: str) -> Any:
-    """The module of a ``.pt2`` file that conversion has accepted."""
-    import torch
-
+def module_of(path: str) -> Any:
+    """The model of a file, ready to run, for a comparison with its own backprop."""
     with warnings.catch_warnings():
         # What torch deprecates in its own reader is not the caller's affair.
         warnings.simplefilter("ignore")
-        module = torch.export.load(path).module()
-    for part in module.modules():
+        module = load_model(path)
+    for part in getattr(module, "modules", list)():
         # The mode of an exported graph is fixed, whatever the flag says.
         part.training = False
     return module
@@ -165,17 +168,29 @@ def read_arrays(path: str) -> dict[str, Array]:
         try:
             if magic[:2] != b"PK" and magic != b"\x93NUM":
                 raise ValueError(f"it begins with {magic!r}")
-            archive = np.load(file, allow_pickle=False)
-            arrays = {name: archive[name] for name in archive.files} if hasattr(archive, "files") else None
+            archive = None if magic[:2] != b"PK" else np.load(file, allow_pickle=False)
+            arrays = archive and _members(archive, os.fstat(file.fileno()).st_size)
         # Damaged bytes surface as almost any exception of the zip and number parsers.
         except Exception as error:
             if "pickle" in str(error):
                 what = "it holds pickled objects, which can run any code when they are loaded, and is refused"
                 raise FileFormatError(f"{path}: {what}; {remedy}") from error
-            raise FileFormatError(f"{path}: not a whole .npz file: {error}; {remedy}") from error
+            raise FileFormatError(f"{path}: not a whole .npz file: {error!s:.300}; {remedy}") from error
     if arrays is None:
         raise FileFormatError(f"{path}: got a single array without a name, expected an .npz file; {remedy}")
-    strange = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+    strange = [name for name, value in arrays.items() if not _is_plain(value)]
     if strange:
-        raise FileFormatError(f"{path}: its members {quoted(strange)} are not arrays; {remedy}")
+        raise FileFormatError(f"{path}: its members {quoted(strange):.300} are not arrays of numbers or text; {remedy}")
     return arrays
+
+
+def _members(archive: Any, size: int) -> dict[str, Any]:
+    """The arrays of an open .npz file, which zeros that were compressed well must not blow up."""
+    unpacked = sum(member.file_size for member in archive.zip.infolist())
+    if unpacked > max(_UNPACKED, _RATIO * size):
+        raise ValueError(f"its {size} bytes unpack to {unpacked}; write them without compression")
+    return {name: archive[name] for name in archive.files}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biufcUS" and value.dtype.itemsize > 0

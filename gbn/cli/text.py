@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ __all__ = [
     "quoted",
     "save_arrays",
     "sizes_text",
+    "write_arrays",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -83,8 +85,15 @@ def save_arrays(path: Path, figures: _Figures) -> None:
     arrays = {f"{name}.{kind}": a for kind in ("mean", "std", "cov") for name, a in getattr(figures, kind).items()}
     if figures.log_evidence is not None:
         arrays["log_evidence"] = figures.log_evidence
-    with open(path, "xb") as file:
-        np.savez(file, **arrays)
+    write_arrays(path, arrays)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write one ``.npz`` file, of arrays under any names: ``numpy.savez`` keeps some for itself."""
+    with zipfile.ZipFile(path, "x") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def posterior_data(post: Posterior, figures: _Figures) -> dict[str, Any]:
@@ -146,7 +155,7 @@ def _vertex_data(net: GaussianBayesNet, vertex: Vertex) -> dict[str, Any]:
         "parents": list(vertex.parents),
         "noise": noise and {"name": vertex.noise, "form": noise.form, "variances": variances},
         "trainable": vertex.trainable,
-        "source": vertex.source,
+        "sources": list(net.sources_of(vertex.name)),
     }
 
 

@@ -204,7 +204,15 @@ def _observed(net: GaussianBayesNet, output: str, loss: Loss) -> str:
                 f"{loss.name!r} is a unit variance; use net.set_noise({{{output!r}: 1.0}})"
             )
         return output
-    labels = [n for n in net.labels if net[n].parents[0] == output and net[n].op == loss.likelihood]
+    last = net[output]
+    if last.op in ("Softmax", "Sigmoid"):
+        raise InferenceError(
+            f"model: it ends in a {last.op}, and loss {loss.name!r} takes logits, of which it makes probabilities "
+            "itself; compare the model without its last layer"
+        )
+    # The logarithms of probabilities are logits too: their softmax gives the probabilities back.
+    logits = (output, *last.parents) if last.op == "LogSoftmax" else (output,)
+    labels = [n for n in net.labels if net[n].parents[0] in logits and net[n].op == loss.likelihood]
     if not labels:
         raise InferenceError(
             f"net: the output {output!r} has no {loss.likelihood} label, which loss {loss.name!r} needs; convert with "

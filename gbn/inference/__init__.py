@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from inspect import signature
@@ -32,12 +33,15 @@ def solver(name: str) -> Callable[..., Posterior]:
     """
     if name not in ENGINES:
         raise UnknownNameError("engine", name, ENGINES)
-    solve: Callable[..., Posterior] = import_module(ENGINES[name]).solve
+    module = sys.modules.get(ENGINES[name]) or import_module(ENGINES[name])
+    solve: Callable[..., Posterior] = module.solve
     return solve
 
 
 def check_options(engine: str, options: Mapping[str, Any]) -> None:
     """Raise UnknownNameError at an option that the engine does not have."""
+    if not options:
+        return
     known = [p.name for p in signature(solver(engine)).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in known:

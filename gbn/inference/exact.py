@@ -13,10 +13,14 @@ import numpy as np
 
 from gbn.errors import IllConditionedError, InferenceError
 from gbn.evidence import Evidence
-from gbn.inference import predictive_coding
-from gbn.inference.information import InformationPosterior, Structure
+from gbn.inference.factors import Factors, one_row_a_pattern
+from gbn.inference.hidden import Structure
+from gbn.inference.information import InformationPosterior
 from gbn.inference.jacobians import is_entrywise
 from gbn.inference.observation_space import ObservationPosterior
+from gbn.inference.operating_point import operating_point as chosen_point
+from gbn.inference.operating_point import refuse_random_parameters
+from gbn.inference.plan import Plan
 from gbn.inference.solution import LinearizedPosterior, coordinates_observed
 from gbn.linearize import Linearization
 from gbn.maps import Contraction
@@ -64,34 +68,28 @@ def solve(
     """
     if solver not in SOLVERS:
         raise InferenceError(f"solver: got {solver!r}, expected one of {', '.join(map(repr, SOLVERS))}")
-    uncertain = [name for name in net.parameters if net[name].random and name not in evidence.do]
-    if uncertain:
-        raise InferenceError(
-            f"parameter {uncertain[0]!r} has a prior, which couples all samples and makes the net bilinear; engine "
-            "'exact' needs plain parameters (net.set_noise({name: None})); engine='pc' takes them as they are"
-        )
-    diagnostics: dict[str, Any] = {"operating_point": operating_point}
-    history: Sequence[Mapping[str, float]] = ()
-    converged = True
-    if operating_point == "equilibrium":
-        point, outcome, figures = predictive_coding.equilibrium(evidence, tol=tol, progress=progress)
-        diagnostics |= figures | {"stopped": outcome.reason}
-        history, converged = outcome.history, outcome.converged
-    elif operating_point == "forward":
-        point = Linearization.forward(evidence)
-    else:
-        raise InferenceError(f"operating_point: got {operating_point!r}, expected 'forward' or 'equilibrium'")
+    refuse_random_parameters(net, evidence, "exact")
+    point, arrival = chosen_point(evidence, operating_point, tol=tol, progress=progress)
     linear = net.is_linear()
-    solution, figures = _chosen(point, targets, _patterns(point) if linear else None, solver, dense_limit)
-    diagnostics |= figures
-    diagnostics |= {
+    solution, figures = _chosen(point, targets, one_row_a_pattern(point) if linear else None, solver, dense_limit)
+    diagnostics = {
+        "operating_point": operating_point,
+        **arrival.diagnostics,
+        **figures,
         "exact": "everything: the net is linear-Gaussian" if linear else "the posterior of the linearised net",
         "approximate": "nothing"
         if linear
         else f"the net is replaced by its linearisation at the {operating_point} point",
     }
     return Posterior(
-        net, evidence, "exact", targets, solution, converged=converged, history=history, diagnostics=diagnostics
+        net,
+        evidence,
+        "exact",
+        targets,
+        solution,
+        converged=arrival.converged,
+        history=arrival.history,
+        diagnostics=diagnostics,
     )
 
 
@@ -103,15 +101,6 @@ def messages_at(point: Linearization) -> tuple[Mapping[str, Array], int]:
     """
     size = coordinates_observed(point)
     return ObservationPosterior(point, (), None, size <= _DENSE_LIMIT).messages(), size
-
-
-def _patterns(point: Linearization) -> tuple[Linearization, Array]:
-    """The linearisation of one row for each pattern of missing entries, and which pattern each row has."""
-    evidence = point.evidence
-    rows, pattern = evidence.patterns()
-    if len(rows) == evidence.samples:
-        return point, np.arange(evidence.samples)
-    return Linearization.forward(evidence.rows(rows)), pattern
 
 
 def _chosen(
@@ -127,19 +116,19 @@ def _chosen(
             f"give it noise with net.set_noise({{{certain[0]!r}: cov}})"
         )
     if solver == "information" or (solver == "auto" and not certain and size):
-        relevant = point.upstream({*targets, *point.evidence.values})
-        structure = Structure(point, relevant)
-        plan = structure.plan
-        costs = _costs(patterns[0] if patterns else point, structure, targets, size)
+        structure = Structure.of(point, targets)
+        systems = (patterns[0] if patterns else point).evidence.samples
+        plan, seconds, known = structure.plan(systems, -(-point.evidence.samples // systems))
+        costs = _costs(patterns[0] if patterns else point, structure, plan, targets, size)
         dense = size <= dense_limit
         if solver == "information" or (costs["information"] <= costs["observations"] and plan.entries):
-            solution = InformationPosterior(point, targets, patterns, structure)
+            solution = InformationPosterior(Factors(point, patterns, structure), targets, plan)
             found = figures | {
                 "solver": "information",
                 "hidden_coordinates": plan.size,
-                "stored_entries": plan.entries * solution.by_pattern.evidence.samples,
-                "plan_seconds": structure.seconds,
-                "plan_cached": structure.cached,
+                "stored_entries": plan.entries * systems,
+                "plan_seconds": seconds,
+                "plan_cached": known,
             }
             try:
                 # In one go, so that what rounding spoils here can still be asked of the other solver.
@@ -160,10 +149,29 @@ def _certain(point: Linearization) -> list[str]:
     return [n for n in point.evidence.values if net[n].kind != "likelihood" and net.noise(n) is None]
 
 
-def _costs(point: Linearization, structure: Structure, targets: Sequence[str], observed: int) -> dict[str, float]:
+def _costs(
+    point: Linearization, structure: Structure, plan: Plan, targets: Sequence[str], observed: int
+) -> dict[str, float]:
     """Multiplications of each solver for means and variances of the targets, its overhead counted in."""
     net, batch = point.net, point.evidence.samples
-    sweep = composed = 0.0
+    if "work" not in structure.notes:
+        structure.notes["work"] = _work(point, structure)
+    sweep, composed, elements = structure.notes["work"]
+    wanted = sum(net.vertices[n].size for n in targets if net.vertices[n].plated)
+    visits = len(structure.vertices)
+    dense = 2 * (observed + wanted) * sweep + observed**3 + wanted * float(observed) ** 2
+    too_much = plan.entries * batch > _MOST_ENTRIES
+    information = batch * (3 * plan.flops + elements + composed) + _ELIMINATION * visits
+    return {
+        "observations": batch * dense + 2 * _VISIT * visits * (1 + len(targets)),
+        "information": float("inf") if too_much else information,
+    }
+
+
+def _work(point: Linearization, structure: Structure) -> tuple[float, float, float]:
+    """Multiplications of a sweep, of the total Jacobians, and of the elements, for one row."""
+    net = point.net
+    sweep = composed = elements = 0.0
     for name in structure.vertices:
         size = net.vertices[name].size
         for position, parent in enumerate(point.parents(name)):
@@ -178,17 +186,6 @@ def _costs(point: Linearization, structure: Structure, targets: Sequence[str], o
             sweep += one
             # Blocks of a general map are pulled row by row; then they meet the totals of what lies above.
             composed += (0 if isinstance(map_, Contraction) else size * one) + float(size) * inner * inner
-    elements = 0.0
-    for number, name in enumerate(structure.factors):
-        entries = sum(structure.sizes[v] for v in structure.plan.elements[number])
-        elements += net.vertices[name].size * float(entries) ** 2
-    wanted = sum(net.vertices[n].size for n in targets if net.vertices[n].plated)
-    visits = len(structure.vertices)
-    dense = 2 * (observed + wanted) * sweep + observed**3 + wanted * float(observed) ** 2
-    plan = structure.plan
-    too_much = plan.entries * batch > _MOST_ENTRIES
-    information = batch * (3 * plan.flops + elements + composed) + _ELIMINATION * visits
-    return {
-        "observations": batch * dense + 2 * _VISIT * visits * (1 + len(targets)),
-        "information": float("inf") if too_much else information,
-    }
+    for name, variables in zip(structure.factors, structure.variables, strict=True):
+        elements += net.vertices[name].size * float(sum(structure.sizes[v] for v in variables)) ** 2
+    return sweep, composed, elements

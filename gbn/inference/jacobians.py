@@ -7,6 +7,7 @@ where all samples share it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,13 @@ def _plus(a: Array, b: Array) -> Array:
     return a + b if a.ndim == b.ndim else dense(a) + dense(b)
 
 
+@lru_cache(maxsize=64)
+def _ones(size: int) -> Array:
+    out = np.ones((1, size))
+    out.flags.writeable = False
+    return out
+
+
 class Totals:
     """∂(vertex)/∂(hidden variables): each vertex's deviation as a linear function of the hidden noisy vertices.
 
@@ -79,7 +87,7 @@ class Totals:
         """1 at entries that a row leaves free, 0 at observed ones.  Shape: (batch, entries)."""
         mask = self.point.evidence.masks.get(name)
         if mask is None:
-            return np.ones((1, self.point.net.vertices[name].size))
+            return _ones(self.point.net.vertices[name].size)
         return (~mask).reshape(len(mask), -1).astype(np.float64)
 
     def whole(self, name: str) -> bool:
@@ -116,10 +124,13 @@ class Totals:
             return True
         return False
 
-    def through(self, name: str) -> dict[int, Array]:
-        """What arrives at a vertex from its parents: Σ_p J_p (their totals)."""
+    def through(self, name: str, lines: Iterable[tuple[int, str]] | None = None) -> dict[int, Array]:
+        """What arrives at a vertex from its parents: Σ_p J_p (their totals).
+
+        lines: the parents that count, with their positions (default: all).
+        """
         out: dict[int, Array] = {}
-        for position, parent in enumerate(self.point.parents(name)):
+        for position, parent in enumerate(self.point.parents(name)) if lines is None else lines:
             totals = self.of(parent)
             map_ = self.point.map(name, position) if totals else None
             if map_ is None:
@@ -130,21 +141,3 @@ class Totals:
                 part = jacobian if whole else times(jacobian, block)
                 out[variable] = _plus(out[variable], part) if variable in out else part
         return out
-
-
-def reach(point: Linearization, hidden: Mapping[str, int], relevant: Iterable[str]) -> dict[str, frozenset[int]]:
-    """Which hidden variables arrive at each vertex from its parents, read off the graph alone."""
-    chosen = set(relevant)
-    arriving: dict[str, frozenset[int]] = {}
-    own: dict[str, frozenset[int]] = {}
-    nothing: frozenset[int] = frozenset()
-    for name in point.net.vertices:
-        if name not in chosen:
-            continue
-        found = [own[p] for p in point.parents(name) if own.get(p)]
-        arriving[name] = found[0] if len(found) == 1 else nothing.union(*found)
-        if name in hidden:
-            own[name] = frozenset((hidden[name],))
-        else:
-            own[name] = nothing if point.closed(name) else arriving[name]
-    return arriving

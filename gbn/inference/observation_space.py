@@ -190,9 +190,11 @@ class _System:
         net = self.point.net
         certain = [name for name in self.observed if net[name].kind != "likelihood" and net.noise(name) is None]
         if certain:
+            label = f"{certain[0]}.label"
+            instead = f"observe its label {label!r} instead" if label in net else "observe less of it"
             return SingularEvidenceError(
                 f"evidence on deterministic vertex {certain[0]!r}: it is determined (or contradicted) by what else is "
-                "observed, so its density does not exist; observe less of it, or give it noise with "
+                f"observed, so its density does not exist; {instead}, or give it noise with "
                 f"net.set_noise({{{certain[0]!r}: cov}})"
             )
         return SingularEvidenceError(

@@ -123,6 +123,8 @@ def coordinates_observed(point: Linearization) -> int:
 
 def per_sample(by_pattern: Array, pattern: Array) -> Array:
     """From one row a pattern to one row a sample; a read-only broadcast where there is one pattern."""
+    if len(by_pattern) == len(pattern) == 1:
+        return by_pattern
     if len(by_pattern) == 1:
         return np.broadcast_to(by_pattern, (len(pattern), *by_pattern.shape[1:]))
     return by_pattern[pattern]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 
 import numpy as np
 
@@ -75,25 +75,34 @@ def linear(*terms: Array, shape: Sequence[int] | None = None) -> tuple[Array, Ma
     """
     parents, weights = terms[0 : len(terms) - 1 : 2], terms[1::2]
     bias = terms[-1] if len(terms) % 2 else None
-    rows = [u.reshape(len(u), -1) for u in parents]
+    rows = [u if u.ndim == 2 else u.reshape(len(u), -1) for u in parents]
     products = [arrays.matmul(u, w.T) for u, w in zip(rows, weights, strict=True)]
     y = reduce(np.add, products if bias is None else [*products, bias] if products else [bias[None]])
     flat = y.shape
     y = y if shape is None else y.reshape(len(y), *shape)
-
-    def around(before: Shape, inner: LinearMap) -> LinearMap:
-        """The matrix product with its input and output flattened where they are not flat."""
-        first = [] if before == inner.in_shape else [Reshape(before, inner.in_shape)]
-        last = [] if y.shape == flat else [Reshape(flat, y.shape)]
-        return Chain((*first, inner, *last)) if first or last else inner
-
-    def of_pair(u: Array, row: Array, w: Array) -> Maps:
-        return (
-            lambda: around(u.shape, Contraction(w.T, "left", row.shape, flat)),
-            lambda: around(w.shape, Contraction(row, "right", w.shape, flat, transposed=True)),
-        )
-
-    maps = [make for pair in zip(parents, rows, weights, strict=True) for make in of_pair(*pair)]
+    maps: list[Callable[[], LinearMap]] = []
+    for u, row, w in zip(parents, rows, weights, strict=True):
+        maps.append(partial(_of_input, w, u.shape, row.shape, flat, y.shape))
+        maps.append(partial(_of_weight, row, w.shape, flat, y.shape))
     if bias is not None:
-        maps.append(lambda: around(bias.shape, Diagonal(1.0, bias.shape, flat)))
+        maps.append(partial(_of_bias, bias.shape, flat, y.shape))
     return y, tuple(maps)
+
+
+def _of_input(weight: Array, given: Shape, row: Shape, flat: Shape, shape: Shape) -> LinearMap:
+    return _around(given, Contraction(weight.T, "left", row, flat), shape)
+
+
+def _of_weight(row: Array, weight: Shape, flat: Shape, shape: Shape) -> LinearMap:
+    return _around(weight, Contraction(row, "right", weight, flat, transposed=True), shape)
+
+
+def _of_bias(bias: Shape, flat: Shape, shape: Shape) -> LinearMap:
+    return _around(bias, Diagonal(1.0, bias, flat), shape)
+
+
+def _around(before: Shape, inner: LinearMap, after: Shape) -> LinearMap:
+    """A map with its input and output flattened where they are not flat."""
+    first = [] if before == inner.in_shape else [Reshape(before, inner.in_shape)]
+    last = [] if after == inner.out_shape else [Reshape(inner.out_shape, after)]
+    return Chain((*first, inner, *last)) if first or last else inner

@@ -333,6 +333,15 @@ def test_every_unsupported_layer_is_listed() -> None:
         from_torch(module.eval(), torch.randn(3, 4))
     assert {layer.path for layer in caught.value.layers} >= {"act.1", "lgamma", "i0", "cumsum"}
     assert "act.1: Call: linalg_inv" in str(caught.value)
+    message = str(caught.value)
+    assert message.count("To add a counterpart, register an op with gbn.ops.op") == 1
+    assert message.splitlines()[-1].startswith("To add a counterpart")
+
+
+def test_a_constant_that_would_take_all_memory() -> None:
+    module = Call(lambda m, x: x + torch.full((1 << 16, 1 << 15), 0.5).mean())
+    with pytest.raises(ConversionError, match=r"a constant of shape \(65536, 32768\), which would take all memory"):
+        from_torch(module.eval(), torch.randn(3, 4))
 
 
 def branching(m: nn.Module, x: Any) -> Any:
@@ -357,7 +366,7 @@ def updating(m: nn.Module, x: Any) -> Any:
         (Call(lambda m, x: torch.arange(x.size(0))[:, None] + x), "number of samples"),
         (Call(lambda m, x: x + torch.randn_like(x)), "rand"),
         (Call(lambda m, x: F.dropout(x, 0.5, True)), "random|counterpart"),
-        (Call(lambda m, x: torch.linalg.inv(x.view(-1, 2, 2))), r"no counterpart; to add one.*gbn\.ops\.op"),
+        (Call(lambda m, x: torch.linalg.inv(x.view(-1, 2, 2))), r"no counterpart(?s:.)*gbn\.ops\.op"),
         (Call(lambda m, x: (x, x > 0)), "gt.*an output of torch.bool"),
         (Call(lambda m, x: x.flip(0)), "some of the samples"),
         (Call(updating, count=nn.Buffer(torch.zeros(()))), "count changes at each call"),

@@ -144,7 +144,7 @@ def test_family(name: str, function: Callable[..., Any], shape: tuple[int, ...])
     before, default = torch.get_default_dtype(), torch.float64
     torch.set_default_dtype(default)
     try:
-        net = from_torch(module, torch.rand(2, *shape, generator=generator) * 0.8 + 0.1)
+        net = from_torch(module, torch.rand(2, *shape, generator=generator) * 0.8 + 0.1, likelihood="gaussian")
         x = torch.rand(7, *shape, generator=generator) * 0.8 + 0.1
         found = [leaf for leaf in pytree.tree_leaves(module(x)) if isinstance(leaf, torch.Tensor)]
     finally:
@@ -237,7 +237,7 @@ def test_the_whole_input_as_one_sample() -> None:
     module = Whole().double().eval()
     with pytest.raises(ConversionError, match="mixes samples"):
         from_torch(module, torch.randn(5, 3, 6))
-    net = from_torch(module, torch.randn(5, 3, 6), sample_axis=None)
+    net = from_torch(module, torch.randn(5, 3, 6), sample_axis=None, likelihood="gaussian")
     assert net["x"].shape == (5, 3, 6)
     x = torch.randn(4, 5, 3, 6).double()
     values = net.forward({"x": x.numpy()})

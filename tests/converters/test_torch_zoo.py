@@ -36,7 +36,7 @@ def converted(name: str, dtype: Any) -> tuple[Any, gbn.GaussianBayesNet, tuple[A
     """The module, its net, and inputs of another number of samples than it was converted with."""
     model = ZOO[name]
     module = model.module(dtype)
-    net = from_torch(module, model.example(TRACED, dtype), sample_axis=model.sample_axis)
+    net = from_torch(module, model.example(TRACED, dtype), sample_axis=model.sample_axis, likelihood="gaussian")
     args = model.example(USED, dtype)
     given = {
         vertex: rows(x.numpy(), axis, net[vertex].shape)

@@ -15,6 +15,7 @@ from gbn.equivalence.report import Comparison
 from gbn.errors import (
     ConvergenceWarning,
     EvidenceError,
+    GraphError,
     InferenceError,
     MissingDependencyError,
     ShapeError,
@@ -400,3 +401,35 @@ def test_an_exact_fit_agrees():
     model = torch.nn.Linear(4, 3).double()
     x = torch.randn(5, 4).double()
     assert compare(model, x, model(x).detach(), repeats=0).agrees
+
+
+def ending_in(layer: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), layer).double().eval()
+
+
+@pytest.mark.parametrize("layer", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()])
+def test_probabilities_under_a_squared_error(layer: nn.Module) -> None:
+    x, y = batch()
+    assert compare(ending_in(layer), x, y, repeats=0).agrees
+
+
+def test_a_loss_that_would_normalise_twice_is_refused() -> None:
+    x, y = batch()
+    for layer, loss in ((nn.Softmax(1), "cross_entropy"), (nn.Sigmoid(), "bce")):
+        model, name = ending_in(layer), type(layer).__name__
+        with pytest.raises(InferenceError, match=f"it ends in a {name}, and loss '{loss}' takes logits"):
+            compare(model, x, y.abs() / y.abs().sum(1, keepdim=True), loss=loss)
+        with pytest.raises(InferenceError, match=f"it ends in a {name}"):
+            compare(model, x, y.abs(), loss=loss, net=convert(model, x[:2]))
+    with pytest.raises(GraphError, match="needs logits"):
+        compare(ending_in(nn.Sigmoid()), x, y.argmax(1), loss="cross_entropy")
+
+
+def test_logarithms_of_probabilities_are_logits() -> None:
+    """Torch takes the softmax of a log-softmax, which changes nothing; of anything else, what torch computes counts."""
+    x, y = batch()
+    model = ending_in(nn.LogSoftmax(1))
+    for net in (None, convert(model, x[:2])):
+        assert compare(model, x, y.argmax(1), loss="cross_entropy", net=net, repeats=0).agrees
+    assert compare(model, x, y.sigmoid(), loss="bce", repeats=0).agrees

@@ -223,3 +223,68 @@ def test_what_the_information_form_cannot_do_is_named():
     assert net.query(["x"], {"n": [1.0, 2.0]}).diagnostics["solver"] == "dense"
     with pytest.raises(InferenceError, match="solver: got 'lu', expected one of 'auto', 'observations'"):
         net.query(["x"], {}, solver="lu")
+
+
+def test_what_is_known_of_a_structure_goes_with_the_graph_not_with_the_values():
+    net = chain(0.4, 6)
+    evidence = {"v6": [1.0]}
+    before = net.query(None, evidence, solver="information")
+    assert net.query(None, evidence, solver="information").diagnostics["plan_cached"]
+    assert net.copy().query(None, evidence)._solution.structure is before._solution.structure
+    net.set_noise({"v3": [[2.0]]})
+    net.set_value("v2.v1.weight", [[-1.5]])
+    net.add_linear("w", {"v2": [[1.0]]}, cov=0.1)
+    after = net.query(None, evidence | {"w": [0.2]}, solver="information")
+    dense = Dense(net, {"v6": np.array([1.0]), "w": np.array([0.2])})
+    for name in dense.where:
+        np.testing.assert_allclose(after.mean[name][0], dense.mean_of(name), atol=1e-12)
+        np.testing.assert_allclose(after.cov(name)[0], dense.cov_of(name, name), atol=1e-12)
+    net.set_noise({"v3": None})
+    after = net.query(["v2", "v3"], evidence, solver="information")
+    assert after.diagnostics["hidden_coordinates"] == before.diagnostics["hidden_coordinates"] - 1
+    np.testing.assert_allclose(after.mean["v3"], 0.5 * after.mean["v2"], rtol=1e-12)
+
+
+def test_an_answer_is_freed_without_the_collector():
+    import gc
+    import weakref
+
+    net = chain(0.4, 6)
+    gc.collect()
+    gc.disable()
+    try:
+        post = net.query(None, {"v6": [1.0]}, solver="information")
+        _ = post.mean["v1"], post.std["v1"], post.cov("v1"), post.log_evidence
+        gone = weakref.ref(post._solution)
+        del post
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 0.3, "diagonal", "full"]))
+def test_factors_that_are_alike_are_stacked_and_the_others_not(seed, noise):
+    """A tree of equal vertices with shared and with own weights and noises, some entries missing."""
+    rng = np.random.default_rng(seed)
+    net, names = GaussianBayesNet(), ["r"]
+    net.add_parameter("W", rng.normal(size=(3, 3)) / 2)
+    net.add_noise("Q", np.diag([0.3, 0.5, 0.2]) + 0.1, (3,))
+    net.add_input("r", 3, mean=0.0, cov=1.0)
+    covs = {None: "Q", "diagonal": [0.2, 0.5, 0.9], "full": np.eye(3) + 0.2}
+    for k in range(14):
+        weight = "W" if k % 3 else rng.normal(size=(3, 3))
+        cov = covs.get(noise, noise) if k % 2 else "Q"
+        names.append(net.add_linear(f"n{k}", {names[k // 2]: weight}, cov=cov))
+    evidence = {f"n{k}": rng.normal(size=(2, 3)) for k in range(8, 14)}
+    evidence["n9"][:, 1] = evidence["n12"][1] = evidence["n12"][0, 2] = np.nan
+    post = net.query(None, evidence, solver="information")
+    other = net.query(None, evidence, engine="bp")
+    for n in range(2):
+        dense = Dense(net, row(evidence, n))
+        for name in dense.where:
+            for answer in (post, other):
+                np.testing.assert_allclose(answer.mean[name][n], dense.mean_of(name), atol=1e-10)
+                np.testing.assert_allclose(answer.cov(name)[n], dense.cov_of(name, name), atol=1e-10)
+        np.testing.assert_allclose(post.log_evidence[n], dense.log_evidence, atol=1e-10)
+        np.testing.assert_allclose(other.log_evidence[n], dense.log_evidence, atol=1e-10)
