@@ -1,0 +1,385 @@
+"""From an ONNX graph to a net: nodes in order, each by the rule of its operator, its function body, or its subgraph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from converters import _onnx_rules
+from converters._onnx_call import RULES, Call, Node, Pair, Shape, Value, same
+from converters._onnx_fold import FOLDS, dtype_of, fold
+from converters._onnx_read import LIMIT, array_of, sparse_array_of
+from converters._onnx_scope import DEPTH, Library, Scope, parse
+from converters._plates import Layout, Plates, Refused, Samples
+from gbn import ops
+from gbn.errors import ConversionError, GraphError, UnsupportedLayer
+from gbn.net import GaussianBayesNet
+from gbn.ops.footprint import footprint
+
+__all__ = ["Builder"]
+
+_NODES = 50_000
+_REMEDY = (
+    "an operator is added with gbn.ops.op, after which it converts under its ONNX name, or, where it is a function of "
+    "others, as a function of the model (onnx.FunctionProto)"
+)
+# Their results are numbers even where the inputs are weights.
+_COUNTS = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "IsNaN", "NonZero"})
+
+
+class Builder:
+    """Adds the vertices of a model to a net, and gathers every node that has no counterpart.
+
+    Args:
+        model, folder: the model, and where its external data is.
+        sizes: input -> shape in the source, None at the axis of the samples.
+        baked: the number of samples the model was exported for; None where it takes any.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path | None, sizes: dict[str, list[int | None]], baked: int | None
+    ) -> None:
+        self.model, self.folder, self.sizes = model, folder, sizes
+        self.trials = (6, 35) if baked is None else (baked, 6 * baked + 5)
+        self.library = Library(model)
+        self.faults: dict[tuple[str, str], UnsupportedLayer] = {}
+        self.count = 0
+        self.results: list[Any] = []
+        self.declared = {v.name: v for v in [*model.graph.value_info, *model.graph.output]}
+        self.dtype = self._dtype()
+        self.net = GaussianBayesNet(dtype=self.dtype)
+        self.plates = Plates(self.net) if baked is None else Plates(self.net, baked=baked)
+
+    def build(self) -> GaussianBayesNet:
+        """The net.
+
+        Raises:
+            ConversionError: listing every node that cannot be converted.
+        """
+        scope = Scope("", self.library.imports)
+        graph = self.model.graph
+        self._add_initialisers(graph, scope)
+        for info in graph.input:
+            if info.name not in scope:
+                self._add_input(info, scope)
+        self.run(graph.node, scope)
+        outputs = [self._fetch(info.name, scope) for info in graph.output]
+        if self.faults:
+            count = len(self.faults)
+            raise ConversionError(
+                f"{count} node{'s' if count > 1 else ''} of the model cannot be converted ({_REMEDY})",
+                self.faults.values(),
+            )
+        self.net.set_outputs([self._output(i.name, v) for i, v in zip(graph.output, outputs, strict=True)])
+        return self.net
+
+    def _dtype(self) -> np.dtype[Any]:
+        """Of the weights; of the inputs where there are none."""
+        weights = [tensor.data_type for tensor in self.model.graph.initializer]
+        inputs = [info.type.tensor_type.elem_type for info in self.model.graph.input]
+        return np.dtype(np.float64 if TensorProto.DOUBLE in [*weights, *inputs] else np.float32)
+
+    def _add_initialisers(self, graph: onnx.GraphProto, scope: Scope) -> None:
+        for tensor in graph.initializer:
+            self._guarded(tensor.name, "initialiser", lambda t=tensor: self._add_tensor(t, scope))
+        for sparse in graph.sparse_initializer:
+            name = sparse.values.name
+            array = sparse_array_of(sparse, self.folder)
+            scope.define(name, Value.of(name, array, learned=array.dtype.kind == "f", source=name))
+
+    def _add_tensor(self, tensor: TensorProto, scope: Scope) -> None:
+        """A weight is read when it is used; a scalar is a number that the exporter took out of the code."""
+        shape, dtype = tuple(tensor.dims), dtype_of(tensor.data_type)
+
+        def read() -> Pair:
+            array = array_of(tensor, self.folder)
+            return array, array
+
+        learned = dtype.kind == "f" and len(shape) > 0
+        source = tensor.name if scope.parent is None else None
+        scope.define(tensor.name, Value(scope.name(tensor.name), (shape, shape), dtype, read, learned, source))
+
+    def _add_input(self, info: onnx.ValueInfoProto, scope: Scope) -> None:
+        def add() -> None:
+            sizes = self.sizes[info.name]
+            dtype = dtype_of(info.type.tensor_type.elem_type)
+            axis = sizes.index(None) if None in sizes else None
+            event = [size for size in sizes if size is not None]
+            if math.prod(event) > LIMIT:
+                raise Refused(f"its shape {tuple(event)} has more than {LIMIT} entries")
+            ref = self.plates.input(clean(info.name), tuple(event), sample_axis=axis)
+            self._note(ref, info.name)
+            scope.define(info.name, Value(info.name, self._trial_shapes(ref.shape), dtype, ref=ref))
+
+        self._guarded(info.name, "input", add)
+        if info.name not in scope:
+            scope.fail(info.name)
+
+    def _note(self, ref: Any, source: str) -> None:
+        """Record the name in the source, where the vertex could not have it."""
+        vertex = self.plates.vertex(ref)
+        if vertex != source:
+            self.net.describe(vertex, source=source)
+
+    def _trial_shapes(self, shape: Iterable[Any]) -> tuple[Shape, Shape]:
+        first, second = (
+            tuple(size.factor * n if isinstance(size, Samples) else int(size) for size in shape) for n in self.trials
+        )
+        return first, second
+
+    def _guarded(self, place: str, operation: str, action: Callable[[], None]) -> bool:
+        """Run an action; where it is refused, note what for and go on, so that one error names them all."""
+        try:
+            action()
+        except Refused as error:
+            self.fault(place, operation, str(error))
+        except GraphError as error:
+            self.fault(place, operation, str(error))
+        except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError) as error:
+            if isinstance(error, ConversionError):
+                raise
+            self.fault(place, operation, f"a form that is not supported: {type(error).__name__}: {error}")
+        else:
+            return True
+        return False
+
+    def fault(self, place: str, operation: str, reason: str) -> None:
+        """Note a node that cannot be converted."""
+        self.faults.setdefault((place, operation), UnsupportedLayer(place, operation, reason))
+
+    def run(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
+        """Convert the nodes of a graph or of a function."""
+        if scope.depth > DEPTH:
+            raise ConversionError(f"graphs and functions are nested more than {DEPTH} deep; no exporter makes such")
+        for message in nodes:
+            self.count += 1
+            if self.count > _NODES:
+                raise ConversionError(
+                    f"the model has more than {_NODES} nodes when its functions and loops are written out; convert a "
+                    "part of it, or a shorter sequence"
+                )
+            node = parse(message, scope)
+            if not self._guarded(scope.place(node), node.op, lambda n=node: self._convert(n, scope)):
+                for name in node.outputs:
+                    self._stand_in(name, scope)
+
+    def _stand_in(self, name: str, scope: Scope) -> None:
+        """A value in place of one that could not be made, so that the nodes after it are tried as well."""
+        if name and name not in scope.values:
+            scope.fail(name)
+
+    def _fetch(self, name: str, scope: Scope) -> Value | None:
+        value = scope.get(name)
+        if value is None and not self.faults:
+            raise ConversionError(f"{name!r} is computed by no node before it is used: the graph is unsorted or cyclic")
+        return value
+
+    def _convert(self, node: Node, scope: Scope) -> None:
+        inputs: list[Value | None] = []
+        for name in node.inputs:
+            if not name:
+                inputs.append(None)
+            elif name not in scope:
+                raise Refused(f"its input {name!r} is computed by no node before it: the graph is unsorted or cyclic")
+            else:
+                inputs.append(scope.get(name))
+        missing = any(value is None and name for value, name in zip(inputs, node.inputs, strict=True))
+        function = self.library.find(node)
+        if missing:
+            # What could not be made upstream has been noted there.
+            if node.op not in RULES and node.op not in ops.OPS and function is None and not self._standard(node):
+                raise Refused(self._why_not(node))
+            for name in node.outputs:
+                self._stand_in(name, scope)
+            return
+        call = Call(self, node, inputs, [scope.name(name) if name else "" for name in node.outputs], scope)
+        if function is not None:
+            results = self._inline(call, function)
+        else:
+            results = self._evaluate(call)
+        self._bind(node, results, scope)
+
+    def _bind(self, node: Node, results: Sequence[Value | None], scope: Scope) -> None:
+        for k, name in enumerate(node.outputs):
+            result = results[k] if k < len(results) else None
+            if not name:
+                continue
+            if result is None:
+                scope.define(name, self._absent(node, k, name))
+                continue
+            scope.define(name, result)
+            self._check_declared(name, result, scope)
+
+    def _absent(self, node: Node, k: int, name: str) -> Value:
+        """A result that has no counterpart: an error only where it is used."""
+
+        def read() -> Pair:
+            raise Refused(f"result {k} of {node.op}, {name!r}, has no counterpart")
+
+        return Value(name, ((), ()), np.dtype(np.float32), read)
+
+    def _check_declared(self, name: str, value: Value, scope: Scope) -> None:
+        """The model's own shapes, where it has any, are those of the net."""
+        info = self.declared.get(name) if scope.parent is None else None
+        if info is None or info.type.WhichOneof("value") != "tensor_type" or not info.type.tensor_type.HasField("shape"):
+            return
+        dims = info.type.tensor_type.shape.dim
+        # What varies with the number of samples was declared for the model's own, if at all.
+        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+        fits = len(sizes) == value.rank and all(
+            size is None or size in (a, a if a == b else size) for size, a, b in zip(sizes, *value.shapes, strict=True)
+        )
+        if not fits:
+            got = tuple(a if a == b else "N" for a, b in zip(*value.shapes, strict=False))
+            raise Refused(f"its result {name!r} has the shape {got}, but the model declares {tuple(sizes)}")
+
+    def _evaluate(self, call: Call) -> Sequence[Value | None]:
+        node = call.node
+        if not self._standard(node):
+            raise Refused(self._why_not(node))
+        folded = self._folded(call)
+        if folded is not None:
+            return folded
+        if node.op in RULES:
+            result = RULES[node.op](call)
+            return result if isinstance(result, list) else [result]
+        if node.op in ops.OPS:
+            return [_onnx_rules.generic(call)]
+        body = self.library.body(node, call.inputs)
+        if body is None:
+            raise Refused(self._why_not(node))
+        return self._inline(call, body)
+
+    @staticmethod
+    def _standard(node: Node) -> bool:
+        return node.domain == ""
+
+    def _why_not(self, node: Node) -> str:
+        if not self._standard(node):
+            return f"the domain {node.domain!r} is not ONNX's own, and the model has no function of this name"
+        return "no counterpart"
+
+    def _folded(self, call: Call) -> list[Value | None] | None:
+        """The results of a node whose inputs are constants but no weights; None for any other."""
+        node, given = call.node, [value for value in call.inputs if value is not None]
+        if node.op not in FOLDS or not all(value.known for value in given):
+            return None
+        if any(value.learned for value in given) and not self._is_count(node):
+            return None
+        pairs = [None if value is None else value.arrays for value in call.inputs]
+        first = fold(node, [None if pair is None else pair[0] for pair in pairs])
+        fixed = all(pair is None or pair[0] is pair[1] for pair in pairs)
+        second = first if fixed else fold(node, [None if pair is None else pair[1] for pair in pairs])
+        return [Value.of(n or call.label(), a, b) for n, a, b in zip(call.names, first, second, strict=False)]
+
+    @staticmethod
+    def _is_count(node: Node) -> bool:
+        cast = node.op == "Cast" and dtype_of(int(node.attributes["to"])).kind != "f"
+        return cast or node.op in _COUNTS
+
+    def _inline(self, call: Call, function: onnx.FunctionProto) -> list[Value | None]:
+        """The nodes of a function, in a scope of their own; its results keep the names of the call's."""
+        scope = call.scope.function(call, function, self.library.imports)
+        for name, value in zip(function.input, call.inputs, strict=False):
+            if value is not None:
+                scope.define(name, value)
+        for name in function.input[len(call.inputs) :]:
+            scope.leave_out(name)
+        for name, value in zip(function.input, call.inputs, strict=False):
+            if value is None:
+                scope.leave_out(name)
+        before = len(self.faults)
+        self.run(function.node, scope)
+        results = [scope.get(name) for name in function.output]
+        if len(self.faults) > before and any(result is None for result in results):
+            for name in call.node.outputs:
+                self._stand_in(name, call.scope)
+        return results
+
+    def ref(self, value: Value) -> Any:
+        """The value as a vertex: what is a constant becomes one when it is first used as such."""
+        if value.ref is None:
+            value.ref = self._parameter(value) if value.learned else self._constant(value)
+        return value.ref
+
+    def _parameter(self, value: Value) -> Any:
+        ref = self.plates.parameter(clean(value.name), value.arrays[0].astype(self.dtype))
+        self.net.describe(self.plates.vertex(ref), source=value.source)
+        return ref
+
+    def _constant(self, value: Value) -> Any:
+        first, second = (array.astype(self.dtype) for array in value.arrays)
+        if same(first, second):
+            return self.plates.constant(clean(value.name), first, source=value.source)
+        sizes = [self.size(a, b) for a, b in zip(*value.shapes, strict=True)]
+        axes = [k for k, size in enumerate(sizes) if isinstance(size, Samples)]
+        if len(axes) != 1:
+            raise Refused(f"the constant {value.name!r} depends on the number of samples")
+        axis, count = axes[0], sizes[axes[0]].factor
+        row = first.take(range(count), axis=axis)
+        whole = (np.tile(row, [n if k == axis else 1 for k in range(row.ndim)]) for n in self.trials)
+        if not all(same(a, b) for a, b in zip(whole, (first, second), strict=True)):
+            raise Refused(f"the constant {value.name!r} differs between samples")
+        return self.plates.constant(clean(value.name), row, Layout(axis, 1, count), source=value.source)
+
+    def size(self, a: int, b: int) -> Any:
+        """One size from those of the two trials: a number, or a multiple of the number of samples."""
+        if a == b:
+            return int(a)
+        first, second = self.trials
+        if a % first or a // first * second != b:
+            raise Refused("it computes a size from the number of samples that is no multiple of it")
+        return Samples(int(a) // first)
+
+    def emit(self, call: Call, op: str, values: Sequence[Value], label: str, attributes: dict[str, Any]) -> Value:
+        """Add the vertices of an op on the axes of the source."""
+        refs = [self.ref(value) for value in values]
+        self._check_footprint(op, values, attributes)
+        name = self.plates.unique(clean(label))
+        result = self.plates.emit(op, refs, name=name, **attributes)
+        shapes = self._trial_shapes(result.shape)
+        if math.prod(shapes[0]) > LIMIT:
+            raise Refused(f"its result of shape {shapes[0]} has more than {LIMIT} entries")
+        if label != name and name in self.net:
+            self.net.describe(name, source=label)
+        data = result.data if result.layout is None else None
+        read = None if data is None else lambda: (data, data)
+        return Value(label, shapes, _onnx_rules.dtype_after(op, values, attributes), read, ref=result)
+
+    def _check_footprint(self, op: str, values: Sequence[Value], attributes: dict[str, Any]) -> None:
+        """Refuse what would need memory out of all proportion, before it takes any."""
+        first = self.trials[0]
+        given = {key: _at(entry, first) for key, entry in attributes.items()}
+        try:
+            needed = footprint(op, [value.shapes[0] for value in values], given)
+        except Exception as error:
+            raise Refused(str(error)) from error
+        if max(needed, default=0) > LIMIT:
+            raise Refused(f"it would need {max(needed)} entries of memory, more than {LIMIT}")
+
+    def _output(self, name: str, value: Value | None) -> str:
+        if value is None:
+            raise ConversionError(f"output {name!r} is computed by no node")
+        ref = self.ref(value)
+        if self.net[self.plates.vertex(ref)].kind == "op":
+            ref = self.plates.named(ref, clean(name))
+        self.results.append(ref)
+        return self.plates.output(ref)
+
+
+def clean(label: str) -> str:
+    """The name of a value as the name of a vertex, which has no slashes."""
+    return label.replace("\\", "/").strip("/").replace("/", ".").replace("\0", "") or "value"
+
+
+def _at(value: Any, samples: int) -> Any:
+    """An attribute for a given number of samples."""
+    if isinstance(value, (list, tuple)):
+        return [_at(entry, samples) for entry in value]
+    return value.factor * samples if isinstance(value, Samples) else value
