@@ -383,3 +383,16 @@ def _at(value: Any, samples: int) -> Any:
     if isinstance(value, (list, tuple)):
         return [_at(entry, samples) for entry in value]
     return value.factor * samples if isinstance(value, Samples) else value
+
+
+def build(
+    model: onnx.ModelProto, folder: Path | None, sizes: dict[str, list[int | None]], baked: int | None
+) -> Builder:
+    """The builder of a model, its net complete.
+
+    Raises:
+        ConversionError: listing every node that cannot be converted.
+    """
+    builder = Builder(model, folder, sizes, baked)
+    builder.build()
+    return builder
