@@ -1,0 +1,454 @@
+"""How ops act on layouts: each rule takes an op on source axes to one on vertices with samples on axis 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from converters._plates import OUTSIDE, PLAIN, Call, Constant, Handle, Layout, Refused, Samples, Value, at_one, rule
+
+__all__: list[str] = []
+
+END = 2**31
+
+
+def common(values: Iterable[Value], rank: int) -> Layout | None:
+    """The layout of an entry-wise result of this rank.
+
+    Raises:
+        Refused: the operands hold their samples on different axes.
+    """
+    found = {value.layout.shifted(rank - len(value.row)) for value in values if value.layout is not None}
+    inside = found - {OUTSIDE}
+    if len(inside) > 1:
+        where = sorted(
+            f"axis {x.axis} of size {Samples(x.before * x.after)} ({x.before}, N, {x.after})" for x in inside
+        )
+        raise Refused(f"its operands have their samples on {' and '.join(where)}; it would mix samples")
+    return next(iter(inside or found), None)
+
+
+def aligned(call: Call, k: int, layout: Layout | None, rank: int) -> Handle:
+    """Operand k as it broadcasts against a result of this layout and rank."""
+    value = call.operands[k]
+    missing, own = rank - len(value.row), value.layout
+    if own is None and (layout is None or layout.axis is None):
+        return value.handle
+    if own is not None and (own.axis is not None or layout == OUTSIDE):
+        return call.reshape(value.handle, (1,) * missing + value.event, False, f"operand{k}")
+    # The source has no samples here: its size on their axis is 1, or it has no such axis.
+    layout = layout or OUTSIDE
+    axis, event = (layout.axis or 0) - missing, value.event
+    if axis >= 0:
+        if event[axis] != 1 and not (call.plates.baked == 1 and event[axis] == math.prod(layout.factors)):
+            raise Refused(f"a table of {event[axis]} rows meets the samples on axis {axis}; use one row, or x.shape")
+        factors = layout.factors if event[axis] != 1 else (1,) * len(layout.factors)
+        event = (*event[:axis], *factors, *event[axis + 1 :])
+    if own == OUTSIDE:
+        width = rank - 1 + len(layout.factors)
+        return call.reshape(value.handle, (1,) * (width - len(event)) + event, False, f"operand{k}")
+    if _without_ones(event) == _without_ones(value.event):
+        return value.handle
+    return call.reshape(value.handle, event, True, f"operand{k}")
+
+
+def _without_ones(shape: Sequence[int]) -> Sequence[int]:
+    """Leading axes of size 1 say nothing in a broadcast."""
+    first = next((k for k, size in enumerate(shape) if size != 1), len(shape))
+    return shape[first:]
+
+
+_ENTRYWISE = (
+    "Identity Neg Relu LeakyRelu Elu Selu Celu Gelu Sigmoid HardSigmoid HardSwish Swish Mish Tanh Softplus Softsign "
+    "ThresholdedRelu Shrink Exp Expm1 Log Log1p Sqrt Reciprocal Abs Sign Erf Floor Ceil Round Sin Cos Tan Asin Acos "
+    "Atan Sinh Cosh Asinh Acosh Atanh Dropout Cast Not IsNaN IsInf Add Sub Mul Div Pow Mod Atan2 Max Min Sum Mean "
+    "Clip Where PRelu Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor"
+)
+
+
+@rule(*_ENTRYWISE.split())
+def entrywise(call: Call) -> Value:
+    """Operands broadcast against one another."""
+    rank = max(len(value.row) for value in call.operands)
+    layout = common(call.operands, rank)
+    return call.done([aligned(call, k, layout, rank) for k in range(len(call.operands))], layout)
+
+
+def moved(value: Value, axis: int) -> int:
+    """A source axis as the handle has it, counted from the end where it was."""
+    position = value.position(axis)
+    return position if axis >= 0 else position - len(value.event) - int(value.layout is not None)
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax", "CumSum", "CumProd", "LpNormalization")
+def along(call: Call) -> Value:
+    """One axis; the shape stays."""
+    (x,) = call.operands
+    return call.done([x.handle], x.layout, axis=moved(x, int(call.attributes.get("axis", -1))))
+
+
+@rule("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum",
+      "ReduceLogSumExp", "ReduceSumSquare")  # fmt: skip
+def reduction(call: Call) -> Value:
+    """Several axes go, or keep size 1."""
+    (x,) = call.operands
+    axes = call.attributes.get("axes")
+    axes = range(len(x.row)) if axes is None else [axis % len(x.row) for axis in axes]
+    chosen = None if x.layout is None and "axes" not in call.attributes else [x.position(axis) for axis in axes]
+    return call.done([x.handle], _after_loss(x.layout, axes, call.attributes.get("keepdims", 1)), axes=chosen)
+
+
+@rule("ArgMax", "ArgMin")
+def arg_reduction(call: Call) -> Value:
+    """The index of an entry along one axis."""
+    (x,) = call.operands
+    axis = int(call.attributes.get("axis", 0)) % len(x.row)
+    layout = _after_loss(x.layout, [axis], call.attributes.get("keepdims", 1))
+    return call.done([x.handle], layout, axis=x.position(axis))
+
+
+def _after_loss(layout: Layout | None, axes: Iterable[int], keepdims: Any) -> Layout | None:
+    if layout is None or layout.axis is None or keepdims:
+        return layout
+    return layout.shifted(-sum(axis < layout.axis for axis in axes))
+
+
+@rule("LayerNormalization", "RMSNormalization")
+def normalization(call: Call) -> Value:
+    """The axes from ``axis`` to the last; scale and bias broadcast against them."""
+    x, *weights = call.operands
+    _shared(call, weights)
+    axis = int(call.attributes.get("axis", -1))
+    count = -axis if axis < 0 else len(x.row) - axis
+    for k in range(1, count + 1):
+        x.position(-k)
+    return call.done([x.handle, *[w.handle for w in weights]], x.layout, axis=-count)
+
+
+def _shared(call: Call, weights: Iterable[Value]) -> None:
+    if any(weight.layout is not None for weight in weights):
+        raise Refused(f"weights of {call.op} that depend on the samples are not supported")
+
+
+@rule("Concat")
+def concat(call: Call) -> Value:
+    """One after the other; along the samples only as whole blocks of them."""
+    rank = len(call.operands[0].row)
+    axis = int(call.attributes["axis"]) % rank
+    if any(value.layout is not None and value.layout.axis == axis for value in call.operands):
+        return _concat_blocks(call, axis)
+    layout = common(call.operands, rank)
+    handles = [aligned(call, k, layout, rank) for k in range(len(call.operands))]
+    if layout is None:
+        return call.done(handles, None, axis=axis)
+    position = call.plates.wrap(handles[0], layout).position(axis) if len(handles) else 0
+    sizes = [value.row[axis] for value in call.operands]
+    return call.plates.wrap(_joined(call, handles, sizes, position - _rank(layout, rank)), layout)
+
+
+def _rank(layout: Layout, rank: int) -> int:
+    """Axes of a handle, samples included, of a source tensor of this rank."""
+    return rank + 1 if layout.axis is None else rank + len(layout.factors)
+
+
+def _joined(call: Call, handles: list[Handle], sizes: list[int], axis: int) -> Handle:
+    """Concatenation along an axis counted from the end; of what varies with what does not, a sum of padded parts."""
+    varying = [not isinstance(h, Constant) and call.plates.net.vertices[h].plated for h in handles]
+    if all(varying) or not any(varying):
+        plain = axis + _width(call, handles[0])
+        return call.apply("Concat", handles, axis=plain)
+    total, start, result = sum(sizes), 0, None
+    for k, (handle, size) in enumerate(zip(handles, sizes, strict=True)):
+        width = _width(call, handle)
+        pads = [start, total - start - size]
+        part = call.apply("Pad", [handle], f"pad{k}", pads=pads, axes=[axis + width])
+        last = k == len(handles) - 1
+        result = part if result is None else call.apply("Add", [result, part], "" if last else f"sum{k}")
+        start += size
+    return result if result is not None else handles[0]
+
+
+def _width(call: Call, handle: Handle) -> int:
+    if isinstance(handle, Constant):
+        return handle.data.ndim
+    vertex = call.plates.net.vertices[handle]
+    return len(vertex.shape) + int(vertex.plated)
+
+
+def _concat_blocks(call: Call, axis: int) -> Value:
+    """(a N b) and (c N b) rows are ((a + c) N b) rows."""
+    layouts = [value.layout for value in call.operands if value.layout is not None]
+    afters = {layout.after for layout in layouts}
+    if len(layouts) < len(call.operands) or any(layout.axis != axis for layout in layouts) or len(afters) > 1:
+        raise Refused(f"along axis {axis} it puts rows beside the samples that are none")
+    handles = [call.reshape(v.handle, _explicit(v), False, f"block{k}") for k, v in enumerate(call.operands)]
+    sizes = [layout.before for layout in layouts]
+    width = len(_explicit(call.operands[0])) + 1
+    return call.plates.wrap(_joined(call, handles, sizes, axis + 1 - width), Layout(axis, sum(sizes), *afters))
+
+
+def _explicit(value: Value) -> tuple[int, ...]:
+    """The event with an axis for ``before`` even where that is 1."""
+    layout = value.layout or PLAIN
+    if layout.before != 1:
+        return value.event
+    return (*value.event[: layout.axis], 1, *value.event[layout.axis :])
+
+
+@rule("Slice")
+def slice_(call: Call) -> Value:
+    """Parts of some axes; of that of the samples all, or whole blocks of them."""
+    (x,) = call.operands
+    given = call.attributes
+    axes = given.get("axes")
+    axes = range(len(given["starts"])) if axes is None else axes
+    steps = given.get("steps") or [1] * len(given["starts"])
+    handle, layout = x.handle, x.layout
+    cuts: list[tuple[Any, Any, int, int]] = []
+    for axis, start, end, step in zip(axes, given["starts"], given["ends"], steps, strict=True):
+        if layout is not None and layout.axis == axis % len(x.row):
+            begin, stop = _blocks(x, start, end, step)
+            if (begin, stop) == (0, layout.before):
+                continue
+            layout = Layout(axis % len(x.row), stop - begin, 1)
+            position = 1 + axis % len(x.row)
+            event = list(x.event)
+            handle = call.apply("Slice", [handle], "blocks", starts=[begin], ends=[stop], axes=[position], steps=[1])
+            if stop - begin == 1:
+                del event[position - 1]
+                handle = call.reshape(handle, event, False)
+        else:
+            cuts.append((int(start), int(min(end, END)), axis, step))
+    if not cuts:
+        return call.plates.wrap(handle, layout)
+    now = call.plates.wrap(handle, layout)
+    begins, stops, where, strides = (list(column) for column in zip(*cuts, strict=True))
+    places = [now.position(axis) for axis in where]
+    return call.done([handle], layout, starts=begins, ends=stops, axes=places, steps=strides)
+
+
+def _blocks(x: Value, start: Any, end: Any, step: int) -> tuple[int, int]:
+    """Which blocks of N rows a slice takes."""
+    layout = x.layout or PLAIN
+    total = layout.before * layout.after
+    whole = start == 0 and step == 1
+    if whole and ((isinstance(end, Samples) and end.factor >= total) or (not isinstance(end, Samples) and end >= END)):
+        return 0, layout.before
+    edges = [edge.factor if isinstance(edge, Samples) else 0 if edge == 0 else None for edge in (start, end)]
+    if not isinstance(end, Samples) and end >= END:
+        edges[1] = total
+    if None in edges or step != 1 or layout.after != 1:
+        raise Refused(f"it takes some of the samples, [{start}:{end}:{step}] of axis {layout.axis}")
+    begin, stop = (min(edge % (total + 1) if edge < 0 else edge, total) for edge in edges if edge is not None)
+    return begin, stop
+
+
+@rule("Transpose")
+def transpose(call: Call) -> Value:
+    """Axes in another order; the samples stay in front."""
+    (x,) = call.operands
+    rank = len(x.row)
+    perm = call.attributes.get("perm")
+    perm = list(range(rank))[::-1] if perm is None else [axis % rank for axis in perm]
+    if x.layout is None:
+        return call.done([x.handle], None, perm=perm)
+    order, layout = [0], x.layout
+    for axis in perm:
+        if axis == layout.axis:
+            order += range(1 + axis, 1 + axis + len(layout.factors))
+        else:
+            order.append(x.position(axis))
+    if layout.axis is not None:
+        layout = Layout(perm.index(layout.axis), layout.before, layout.after)
+    if order == list(range(len(order))):
+        return call.plates.wrap(x.handle, layout)
+    return call.done([x.handle], layout, perm=order)
+
+
+@rule("Reshape")
+def reshape(call: Call) -> Value:
+    """Another shape of the same flat order: what is before the samples and what is after them re-factor apart."""
+    (x,) = call.operands
+    copied = not call.attributes.get("allowzero", 0)
+    target = [x.shape[k] if copied and size == 0 else size for k, size in enumerate(call.attributes["shape"])]
+    return reshaped(call, target)
+
+
+@rule("Squeeze")
+def squeeze(call: Call) -> Value:
+    """Without axes of size 1."""
+    (x,) = call.operands
+    rank, axes = len(x.row), call.attributes.get("axes")
+    chosen = [k for k, size in enumerate(x.shape) if size == 1] if axes is None else [axis % rank for axis in axes]
+    for axis in chosen:
+        if x.shape[axis] != 1:
+            raise Refused(f"axis {axis} has size {x.shape[axis]}, so it cannot be squeezed")
+    return reshaped(call, [size for k, size in enumerate(x.shape) if k not in chosen])
+
+
+@rule("Unsqueeze")
+def unsqueeze(call: Call) -> Value:
+    """With new axes of size 1."""
+    (x,) = call.operands
+    axes = {axis % (len(x.row) + len(call.attributes["axes"])) for axis in call.attributes["axes"]}
+    sizes = iter(x.shape)
+    return reshaped(call, [1 if k in axes else next(sizes) for k in range(len(x.row) + len(axes))])
+
+
+@rule("Flatten")
+def flatten(call: Call) -> Value:
+    """Two axes: the product of those before ``axis``, and of the others."""
+    (x,) = call.operands
+    axis = call.attributes.get("axis", 1)
+    axis = axis % len(x.row) if axis < 0 else axis
+    halves = (x.shape[:axis], x.shape[axis:])
+    return reshaped(call, [_product(half) for half in halves])
+
+
+def _product(sizes: Sequence[Any]) -> Any:
+    total = math.prod(map(at_one, sizes))
+    return Samples(total) if any(isinstance(size, Samples) for size in sizes) else total
+
+
+def reshaped(call: Call, target: Sequence[Any]) -> Value:
+    """The operand with another source shape; -1 for one size that is to be inferred."""
+    (x,) = call.operands
+    if x.layout is None or x.layout.axis is None:
+        if any(isinstance(size, Samples) for size in target):
+            raise Refused(f"its shape {tuple(target)} depends on the number of samples, its operand does not")
+        event = _inferred(target, math.prod(x.event))
+        layout = x.layout
+    else:
+        row, axis, before = _refactored(x, target, call.plates.baked)
+        layout = Layout(axis, before, row[axis] // before)
+        event = [*row[:axis], *layout.factors, *row[axis + 1 :]]
+    if tuple(event) == x.event and layout is not None:
+        return call.plates.wrap(x.handle, layout)
+    if x.layout == layout and layout in (None, PLAIN) and call.op != "Reshape":
+        return call.done([x.handle], layout)
+    return call.plates.wrap(call.reshape(x.handle, event, layout is None), layout)
+
+
+def _inferred(target: Sequence[int], total: int) -> list[int]:
+    known = math.prod(size for size in target if size != -1)
+    if -1 in target and known and total % known == 0:
+        target = [total // known if size == -1 else size for size in target]
+    if -1 in target or math.prod(target) != total:
+        raise Refused(f"{total} entries do not fill the shape {tuple(target)}")
+    return list(target)
+
+
+def _refactored(x: Value, target: Sequence[Any], baked: int | None) -> tuple[list[int], int, int]:
+    """The target for one sample, its axis that has the samples, and what is before them there."""
+    layout = x.layout or PLAIN
+    left = math.prod(x.row[: layout.axis]) * layout.before
+    total = math.prod(x.row)
+    free = [k for k, size in enumerate(target) if isinstance(size, Samples)]
+    if len(free) > 1:
+        raise Refused(f"the number of samples is in several axes of its shape {tuple(target)}")
+    if not free and baked is not None:
+        return _baked(_inferred(target, total * baked), left, baked)
+    free = free or [k for k, size in enumerate(target) if size == -1]
+    if not free:
+        raise Refused(f"its shape {tuple(target)} fixes the number of samples; use -1 or x.shape[0] there")
+    row = _inferred([at_one(size) for size in target], total)
+    before, rest = divmod(left, math.prod(row[: free[0]]))
+    if rest or before == 0 or row[free[0]] % before:
+        raise Refused(f"a reshape of {x.shape} to {tuple(target)} mixes samples")
+    return row, free[0], before
+
+
+def _baked(sizes: list[int], left: int, baked: int) -> tuple[list[int], int, int]:
+    """Where the samples may be in a shape of numbers: an axis of just them, else the first that can hold them."""
+    fits = []
+    for k, size in enumerate(sizes):
+        before, rest = divmod(left, math.prod(sizes[:k]))
+        if not rest and size % baked == 0 and before and size // baked % before == 0:
+            fits.append((before != 1 or size != baked, k, before))
+    if not fits:
+        raise Refused(
+            f"its shape {tuple(sizes)} has no place for the {baked} samples it was fixed for: it mixes samples"
+        )
+    _, axis, before = min(fits)
+    return [size // baked if k == axis else size for k, size in enumerate(sizes)], axis, before
+
+
+@rule("Expand")
+def expand(call: Call) -> Value:
+    """Broadcast to a shape; along the samples, a row for each of them is the same row."""
+    (x,) = call.operands
+    target = list(call.attributes["shape"])
+    rank = max(len(x.row), len(target))
+    wanted = [1] * (rank - len(target)) + target
+    own = [1] * (rank - len(x.row)) + list(x.row)
+    free = [k for k, size in enumerate(wanted) if isinstance(size, Samples)]
+    layout = None if x.layout is None else x.layout.shifted(rank - len(x.row))
+    if layout is None and free:
+        layout = Layout(free[0], 1, wanted[free[0]].factor)
+    row = [max(a, at_one(b)) if b != -1 else a for a, b in zip(own, wanted, strict=True)]
+    if layout is None:
+        return call.plates.wrap(_expanded(call, x.handle, row, True), None)
+    handle = aligned(call, 0, layout, rank)
+    axis = layout.axis
+    event = row if axis is None else [*row[:axis], *layout.factors, *row[axis + 1 :]]
+    if axis is not None and row[axis] != math.prod(layout.factors):
+        raise Refused(f"it repeats the samples on axis {axis}, {wanted[axis]} in place of {x.shape[axis]}")
+    return call.plates.wrap(_expanded(call, handle, event, False, x.layout is None), layout)
+
+
+def _expanded(call: Call, handle: Handle, event: Sequence[int], shared: bool, new: bool = False) -> Handle:
+    """``new``: the handle has no axis for the samples yet."""
+    if not new and call.plates.event_of(handle, shared) == tuple(event):
+        return handle
+    return call.apply("Expand", [handle], shape=list(event) if shared else [1, *event])
+
+
+@rule("Tile")
+def tile(call: Call) -> Value:
+    """Copies one after the other along each axis."""
+    (x,) = call.operands
+    repeats = list(call.attributes["repeats"])
+    free = [k for k, count in enumerate(repeats) if isinstance(count, Samples)]
+    if x.layout is None and free:
+        axis = free[0]
+        layout = Layout(axis, 1, x.event[axis] * repeats[axis].factor)
+        counts = [1, *(at_one(c) for c in repeats)]
+        handle = call.apply("Unsqueeze", [x.handle], "row", axes=[0])
+        handle = call.apply("Tile", [handle], "copies", repeats=counts) if max(counts) > 1 else handle
+        sizes = [s * at_one(c) for s, c in zip(x.event, repeats, strict=True)]
+        sizes[axis : axis + 1] = layout.factors
+        return call.plates.wrap(call.reshape(handle, sizes, False), layout)
+    if x.layout is None:
+        return call.done([x.handle], None)
+    layout, handle, event = x.layout, x.handle, x.event
+    if layout.axis is not None and repeats[layout.axis] != 1:
+        event = _explicit(x)
+        handle = call.reshape(handle, event, False, "blocks")
+        layout = Layout(layout.axis, layout.before * repeats[layout.axis], layout.after)
+    counts = [1] * (len(event) + 1)
+    for axis, count in enumerate(repeats):
+        counts[1 + axis if axis == layout.axis else _place(layout, axis)] = int(count)
+    if max(counts) == 1:
+        return x
+    return call.done([handle], layout, repeats=counts)
+
+
+def _place(layout: Layout, axis: int) -> int:
+    if layout.axis is None or axis < layout.axis:
+        return 1 + axis
+    return axis + len(layout.factors)
+
+
+@rule("Pad")
+def pad(call: Call) -> Value:
+    """Entries around each axis; none around the samples."""
+    (x,) = call.operands
+    pads, axes = call.attributes["pads"], call.attributes.get("axes")
+    axes = list(range(len(x.row))) if axes is None else [axis % len(x.row) for axis in axes]
+    half, sample_axis = len(axes), None if x.layout is None else x.layout.axis
+    chosen = [(axis, pads[k], pads[half + k]) for k, axis in enumerate(axes)]
+    chosen = [entry for entry in chosen if entry[0] != sample_axis or entry[1] or entry[2]]
+    places = [x.position(axis) for axis, _, _ in chosen]
+    both = [b for _, b, _ in chosen] + [e for _, _, e in chosen]
+    return call.done([x.handle], x.layout, pads=both, axes=places)
