@@ -1,8 +1,9 @@
 """Moments of entry-wise nonlinearities under a Gaussian: E f(x), E f'(x) and Var f(x) for x ~ N(m, v).
 
 Closed forms where they are known (Relu, LeakyRelu, Abs, Exp, Sin, Cos, Sinh, Cosh, Erf, exact Gelu), Gauss-Hermite
-quadrature for other smooth functions.  Φ and φ are the standard normal distribution function and density; T is Owen's function, by which
-E Φ(a)² = Φ(h) - 2 T(h, (1 + 2s²)^-½) for a ~ N(μ, s²), h = μ (1 + s²)^-½ (Owen, *A table of normal integrals*, 1980).
+quadrature for other smooth functions.  Φ and φ are the standard normal distribution function and density; T is Owen's
+function, by which E Φ(a)² = Φ(h) - 2 T(h, (1 + 2s²)^-½) for a ~ N(μ, s²), h = μ (1 + s²)^-½ (Owen, *A table of normal
+integrals*, 1980).
 """
 
 from __future__ import annotations
