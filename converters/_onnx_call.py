@@ -132,8 +132,8 @@ class Call:
 
     @property
     def wanted(self) -> list[bool]:
-        """Which of its outputs have a name."""
-        return [bool(name) for name in self.node.outputs]
+        """Which of its outputs are used."""
+        return [bool(name) and name in self.scope.used for name in self.node.outputs]
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute, or the default."""

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import TensorProto
 
 from converters._onnx_call import Array, Node
-from converters._onnx_read import LIMIT
+from converters._onnx_read import LIMIT, array_of
 from converters._plates import Refused
 
 __all__ = ["FOLDS", "dtype_of", "fold"]
@@ -275,7 +275,8 @@ def _constant_of_shape(node: Node, inputs: list[Array | None]) -> Any:
     if min(shape, default=0) < 0:
         raise Refused(f"got the shape {shape}")
     _bounded(math.prod(shape))
-    value = np.asarray(node.attributes.get("value", np.zeros(1, np.float32)))
+    given = node.attributes.get("value")
+    value = np.zeros(1, np.float32) if given is None else array_of(given, None)
     return np.full(shape, value.reshape(-1)[0], dtype=value.dtype)
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from converters import _onnx_rules
+from converters import _onnx_control, _onnx_recurrent, _onnx_rules  # noqa: F401 - enter their rules
 from converters._onnx_call import RULES, Call, Node, Pair, Shape, Value, same
 from converters._onnx_fold import FOLDS, dtype_of, fold
 from converters._onnx_read import LIMIT, array_of, sparse_array_of
-from converters._onnx_scope import DEPTH, Library, Scope, parse
+from converters._onnx_scope import DEPTH, Library, Scope, names_read, parse
 from converters._plates import Layout, Plates, Refused, Samples
 from gbn import ops
 from gbn.errors import ConversionError, GraphError, UnsupportedLayer
@@ -31,6 +31,10 @@ _REMEDY = (
 )
 # Their results are numbers even where the inputs are weights.
 _COUNTS = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "IsNaN", "NonZero"})
+
+
+class Failed(Exception):
+    """A function could not be converted, for what is noted of the nodes in it."""
 
 
 class Builder:
@@ -68,8 +72,11 @@ class Builder:
         for info in graph.input:
             if info.name not in scope:
                 self._add_input(info, scope)
-        self.run(graph.node, scope)
+        self.run(graph.node, scope, [info.name for info in graph.output])
         outputs = [self._fetch(info.name, scope) for info in graph.output]
+        for info, value in zip(graph.output, outputs, strict=True):
+            if value is not None:
+                self._guarded(info.name, "output", lambda v=value: self.ref(v))
         if self.faults:
             count = len(self.faults)
             raise ConversionError(
@@ -87,13 +94,13 @@ class Builder:
 
     def _add_initialisers(self, graph: onnx.GraphProto, scope: Scope) -> None:
         for tensor in graph.initializer:
-            self._guarded(tensor.name, "initialiser", lambda t=tensor: self._add_tensor(t, scope))
+            self._guarded(tensor.name, "initialiser", lambda t=tensor: self.add_tensor(t, scope))
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
             array = sparse_array_of(sparse, self.folder)
             scope.define(name, Value.of(name, array, learned=array.dtype.kind == "f", source=name))
 
-    def _add_tensor(self, tensor: TensorProto, scope: Scope) -> None:
+    def add_tensor(self, tensor: TensorProto, scope: Scope) -> None:
         """A weight is read when it is used; a scalar is a number that the exporter took out of the code."""
         shape, dtype = tuple(tensor.dims), dtype_of(tensor.data_type)
 
@@ -137,6 +144,8 @@ class Builder:
         """Run an action; where it is refused, note what for and go on, so that one error names them all."""
         try:
             action()
+        except Failed:
+            return False
         except Refused as error:
             self.fault(place, operation, str(error))
         except GraphError as error:
@@ -153,10 +162,11 @@ class Builder:
         """Note a node that cannot be converted."""
         self.faults.setdefault((place, operation), UnsupportedLayer(place, operation, reason))
 
-    def run(self, nodes: Iterable[onnx.NodeProto], scope: Scope) -> None:
-        """Convert the nodes of a graph or of a function."""
+    def run(self, nodes: Sequence[onnx.NodeProto], scope: Scope, results: Iterable[str]) -> None:
+        """Convert the nodes of a graph or of a function whose results are named."""
         if scope.depth > DEPTH:
             raise ConversionError(f"graphs and functions are nested more than {DEPTH} deep; no exporter makes such")
+        scope.used = names_read(nodes) | set(results)
         for message in nodes:
             self.count += 1
             if self.count > _NODES:
@@ -199,22 +209,13 @@ class Builder:
                 self._stand_in(name, scope)
             return
         call = Call(self, node, inputs, [scope.name(name) if name else "" for name in node.outputs], scope)
-        if function is not None:
-            results = self._inline(call, function)
-        else:
-            results = self._evaluate(call)
-        self._bind(node, results, scope)
-
-    def _bind(self, node: Node, results: Sequence[Value | None], scope: Scope) -> None:
+        results = self._evaluate(call) if function is None else self._inline(call, function)
         for k, name in enumerate(node.outputs):
             result = results[k] if k < len(results) else None
-            if not name:
-                continue
-            if result is None:
-                scope.define(name, self._absent(node, k, name))
-                continue
-            scope.define(name, result)
-            self._check_declared(name, result, scope)
+            if name:
+                scope.define(name, self._absent(node, k, name) if result is None else result)
+                if result is not None:
+                    self._check_declared(name, result, scope)
 
     def _absent(self, node: Node, k: int, name: str) -> Value:
         """A result that has no counterpart: an error only where it is used."""
@@ -249,9 +250,10 @@ class Builder:
         if node.op in RULES:
             result = RULES[node.op](call)
             return result if isinstance(result, list) else [result]
-        if node.op in ops.OPS:
+        # An op has one result; where more are used, they come from what the operator consists of.
+        body = self.library.body(call) if node.op not in ops.OPS or sum(call.wanted) > 1 else None
+        if node.op in ops.OPS and body is None:
             return [_onnx_rules.generic(call)]
-        body = self.library.body(node, call.inputs)
         if body is None:
             raise Refused(self._why_not(node))
         return self._inline(call, body)
@@ -294,13 +296,11 @@ class Builder:
         for name, value in zip(function.input, call.inputs, strict=False):
             if value is None:
                 scope.leave_out(name)
-        before = len(self.faults)
-        self.run(function.node, scope)
-        results = [scope.get(name) for name in function.output]
-        if len(self.faults) > before and any(result is None for result in results):
-            for name in call.node.outputs:
-                self._stand_in(name, call.scope)
-        return results
+        wanted = [inner for inner, outer in zip(function.output, call.wanted, strict=False) if outer]
+        self.run(function.node, scope, wanted)
+        if any(scope.get(name) is None for name in wanted):
+            raise Failed
+        return [scope.get(name) for name in function.output]
 
     def ref(self, value: Value) -> Any:
         """The value as a vertex: what is a constant becomes one when it is first used as such."""

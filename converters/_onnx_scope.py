@@ -12,7 +12,7 @@ from converters._onnx_call import Call, Node, Value
 from converters._plates import Refused
 from gbn.errors import ConversionError
 
-__all__ = ["DEPTH", "Library", "Scope", "parse"]
+__all__ = ["DEPTH", "Library", "Scope", "names_read", "parse"]
 
 DEPTH = 24
 _STANDARD = ("", "ai.onnx")
@@ -47,6 +47,7 @@ class Scope:
         self.attributes, self.renamed, self.depth = attributes, renamed or {}, depth
         self.values: dict[str, Value | None] = {}
         self.absent: set[str] = set()
+        self.used: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self.values or (self.parent is not None and name in self.parent)
@@ -152,27 +153,44 @@ class Library:
         """The model's own function of this name."""
         return self.functions.get((node.domain, node.op))
 
-    def body(self, node: Node, inputs: Sequence[Value | None]) -> onnx.FunctionProto | None:
+    def body(self, call: Call) -> onnx.FunctionProto | None:
         """What ONNX says an operator consists of; None for a primitive one."""
+        node, inputs = call.node, call.inputs
         try:
             schema = onnx.defs.get_schema(node.op, node.version, node.domain)
         except onnx.defs.SchemaError:
             return None
         if schema.has_function:
             versions = [v for v in schema.function_opset_versions if v <= node.version] or schema.function_opset_versions
-            return _function(schema.get_function_with_opset_version(max(versions)))
+            return _function(schema.get_function_with_opset_version(max(versions)), schema)
         if schema.has_context_dependent_function:
             known = schema.context_dependent_function_opset_versions
             version = max([v for v in known if v <= node.version] or known)
             message, types = _message(node), [_type(value) for value in inputs]
-            return _function(schema.get_context_dependent_function_with_opset_version(version, message, types))
+            return _function(schema.get_context_dependent_function_with_opset_version(version, message, types), schema)
         return None
 
 
-def _function(data: bytes) -> onnx.FunctionProto | None:
+def _function(data: bytes, schema: Any) -> onnx.FunctionProto | None:
+    """A function with the defaults of the operator's attributes."""
     function = onnx.FunctionProto()
     function.ParseFromString(data)
+    function.attribute_proto.extend(a.default_value for a in schema.attributes.values() if a.default_value.name)
     return function if function.node else None
+
+
+def names_read(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """The names that nodes read, those in their subgraphs included."""
+    found: set[str] = set()
+    todo = list(nodes)
+    while todo:
+        node = todo.pop()
+        found.update(node.input)
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                todo += attribute.g.node
+                found.update(info.name for info in attribute.g.output)
+    return found
 
 
 def _message(node: Node) -> bytes:
