@@ -7,6 +7,7 @@ here brings the forms of older versions to that of the newest, and takes apart w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -132,8 +133,11 @@ def _cast(call: Call) -> Value:
 
 def converted(call: Call, value: Value, target: np.dtype[Any]) -> Value:
     """The value as of another type; from truth or whole numbers to any that holds them it is the same number."""
+    if value.known and not value.learned:
+        first, second = (array.astype(target) for array in value.arrays)
+        return Value.of(call.label(), first, second)
     if target.kind == "f" or value.dtype == target or (value.dtype.kind == "b" and target.kind in "iu"):
-        return Value(value.name, value.shapes, target, value.read, value.learned, value.source, call.builder.ref(value))
+        return replace(value, dtype=target, ref=call.builder.ref(value))
     return call.emit("Cast", value, to=int(onnx.helper.np_dtype_to_tensor_dtype(target)))
 
 

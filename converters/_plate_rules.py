@@ -142,7 +142,7 @@ def concat(call: Call) -> Value:
     handles = [aligned(call, k, layout, rank) for k in range(len(call.operands))]
     if layout is None:
         return call.done(handles, None, axis=axis)
-    position = call.plates.wrap(handles[0], layout).position(axis) if len(handles) else 0
+    position = _place(layout, axis)
     sizes = [value.row[axis] for value in call.operands]
     return call.plates.wrap(_joined(call, handles, sizes, position - _rank(layout, rank)), layout)
 
