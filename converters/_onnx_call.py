@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from converters._onnx_graph import Builder
     from converters._onnx_scope import Scope
 
-__all__ = ["RULES", "Array", "Call", "Node", "Pair", "Refused", "Shape", "Value", "rule", "same"]
+__all__ = ["RULES", "Array", "Call", "Failed", "Node", "Pair", "Refused", "Shape", "Value", "rule", "same"]
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 Pair = tuple[Array, Array]
+
+
+class Failed(Exception):
+    """A function or subgraph could not be converted, for what is noted of the nodes in it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Value:
     learned: whether it is a weight, i.e. a parameter when it becomes a vertex.
     source: the initialiser it is.
     ref: the vertex, as the plate layer knows it.
+    items: of a sequence, which is no tensor.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Value:
     learned: bool = False
     source: str | None = None
     ref: Any = None
+    items: list[Value] | None = None
 
     @property
     def known(self) -> bool:

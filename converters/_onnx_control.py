@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
-from converters._onnx_call import Call, Value, rule
+from converters._onnx_call import Call, Failed, Value, rule
 from converters._onnx_scope import Scope
 from converters._plates import Refused
 
@@ -39,9 +39,11 @@ def _run(call: Call, graph: onnx.GraphProto, given: Sequence[Value | None], pref
 
 
 def _result(scope: Scope, name: str) -> Value:
-    value = scope.get(name) if name in scope else None
+    if name not in scope:
+        raise Refused(f"its body does not compute {name!r}")
+    value = scope.get(name)
     if value is None:
-        raise Refused(f"its body does not compute {name!r}; what is wrong there is listed beside this")
+        raise Failed
     return value
 
 

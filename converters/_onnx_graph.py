@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from converters import _onnx_control, _onnx_recurrent, _onnx_rules  # noqa: F401 - enter their rules
-from converters._onnx_call import RULES, Call, Node, Pair, Shape, Value, same
+from converters import _onnx_control, _onnx_recurrent, _onnx_rules, _onnx_sequences  # noqa: F401 - enter their rules
+from converters._onnx_call import RULES, Call, Failed, Node, Pair, Shape, Value, same
 from converters._onnx_fold import FOLDS, dtype_of, fold
 from converters._onnx_read import LIMIT, array_of, sparse_array_of
 from converters._onnx_scope import DEPTH, Library, Scope, names_read, parse
@@ -31,10 +31,6 @@ _REMEDY = (
 )
 # Their results are numbers even where the inputs are weights.
 _COUNTS = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "IsNaN", "NonZero"})
-
-
-class Failed(Exception):
-    """A function could not be converted, for what is noted of the nodes in it."""
 
 
 class Builder:
@@ -94,7 +90,8 @@ class Builder:
 
     def _add_initialisers(self, graph: onnx.GraphProto, scope: Scope) -> None:
         for tensor in graph.initializer:
-            self._guarded(tensor.name, "initialiser", lambda t=tensor: self.add_tensor(t, scope))
+            if not self._guarded(tensor.name, "initialiser", lambda t=tensor: self.add_tensor(t, scope)):
+                scope.fail(tensor.name)
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
             array = sparse_array_of(sparse, self.folder)
@@ -242,17 +239,17 @@ class Builder:
 
     def _evaluate(self, call: Call) -> Sequence[Value | None]:
         node = call.node
-        if not self._standard(node):
-            raise Refused(self._why_not(node))
-        folded = self._folded(call)
-        if folded is not None:
-            return folded
-        if node.op in RULES:
-            result = RULES[node.op](call)
-            return result if isinstance(result, list) else [result]
+        ours = self._standard(node) and node.op in ops.OPS
+        if self._standard(node):
+            folded = self._folded(call)
+            if folded is not None:
+                return folded
+            if node.op in RULES:
+                result = RULES[node.op](call)
+                return result if isinstance(result, list) else [result]
         # An op has one result; where more are used, they come from what the operator consists of.
-        body = self.library.body(call) if node.op not in ops.OPS or sum(call.wanted) > 1 else None
-        if node.op in ops.OPS and body is None:
+        body = None if ours and sum(call.wanted) < 2 else self.library.body(call)
+        if ours and body is None:
             return [_onnx_rules.generic(call)]
         if body is None:
             raise Refused(self._why_not(node))
@@ -304,6 +301,8 @@ class Builder:
 
     def ref(self, value: Value) -> Any:
         """The value as a vertex: what is a constant becomes one when it is first used as such."""
+        if value.items is not None:
+            raise Refused(f"{value.name!r} is a sequence of tensors, where a tensor is needed")
         if value.ref is None:
             value.ref = self._parameter(value) if value.learned else self._constant(value)
         return value.ref
@@ -339,6 +338,8 @@ class Builder:
 
     def emit(self, call: Call, op: str, values: Sequence[Value], label: str, attributes: dict[str, Any]) -> Value:
         """Add the vertices of an op on the axes of the source."""
+        if op not in ops.OPS:
+            raise Refused("no counterpart" if op == call.node.op else f"there is no op {op}")
         refs = [self.ref(value) for value in values]
         self._check_footprint(op, values, attributes)
         name = self.plates.unique(clean(label))

@@ -27,7 +27,7 @@ _TRUTHS = frozenset(
 # What the ops here call otherwise.
 _ALIASES = {"constant_value": "value"}
 # Attributes that say how something is computed or stored, not what.
-_SILENT = frozenset({"storage_order", "stash_type", "consumed_inputs", "seed", "saturate", "round_mode", "precision"})
+_SILENT = frozenset({"storage_order", "stash_type", "consumed_inputs", "seed", "saturate", "round_mode", "precision", "broadcast"})
 _END = 2**63 - 1
 # From this version on these act along one axis; before, on a matrix of all that is before and after it.
 _ONE_AXIS = 13
@@ -211,23 +211,22 @@ def _split(call: Call) -> list[Value | None]:
     if lengths is None:
         each = -(-total // count) if isinstance(total, int) else total // count
         lengths = [each] * count
-    return cut(call, x, axis, lengths)
+    return pieces(call, x, axis, lengths, call.wanted)
 
 
-def cut(call: Call, x: Value, axis: int, lengths: Sequence[Any], squeeze: bool = False) -> list[Value | None]:
-    """Parts of a value along an axis, one for each output of the node that has a name."""
+def pieces(call: Call, x: Value, axis: int, lengths: Sequence[Any], outputs: Sequence[bool] = ()) -> list[Value | None]:
+    """Parts of a value along an axis: the outputs of the node that are wanted, or parts on the way to it."""
     start: Any = 0
-    parts: list[Value | None] = []
+    found: list[Value | None] = []
     for k, length in enumerate(lengths):
         end = _sum(start, length)
-        if k < len(call.wanted) and call.wanted[k]:
-            given = {"starts": [start], "ends": [end], "axes": [axis], "steps": [1]}
-            piece = call.emit("Slice", x, part="slice" if squeeze else "", output=k, **given)
-            parts.append(call.emit("Squeeze", piece, output=k, axes=[axis]) if squeeze else piece)
-        else:
-            parts.append(None)
+        cut = {"starts": [start], "ends": [end], "axes": [axis], "steps": [1]}
         start = end
-    return parts
+        if not outputs:
+            found.append(call.emit("Slice", x, part="part", **cut))
+        else:
+            found.append(call.emit("Slice", x, output=k, **cut) if k < len(outputs) and outputs[k] else None)
+    return found
 
 
 def _sum(a: Any, b: Any) -> Any:
@@ -292,13 +291,6 @@ def _reduce(call: Call) -> Value:
     return call.emit(call.node.op, call[0], axes=axes, keepdims=call.attribute("keepdims", 1))
 
 
-@rule("Div")
-def _div(call: Call) -> Value:
-    quotient = call.emit("Div", call[0], call[1], part="" if call[0].dtype.kind == "f" else "quotient")
-    # Integers are divided towards zero, which is what a conversion to integers does.
-    return quotient if call[0].dtype.kind == "f" else call.emit("Cast", quotient, to=onnx.TensorProto.INT64)
-
-
 @rule("Upsample")
 def _upsample(call: Call) -> Value:
     """The forerunner of Resize: entry k of the result is entry k / scale of the input."""
@@ -324,3 +316,28 @@ def _resize(call: Call) -> Value:
 
 def _resized(call: Call, **attributes: Any) -> Value:
     return call.emit("Resize", call[0], **attributes)
+
+
+@rule("PRelu")
+def _prelu(call: Call) -> Value:
+    """Before operator set 7, one slope for each channel, of axis 1."""
+    x, slope = call[0], call[1]
+    if call.node.version < 7 and slope.rank == 1 and slope.shape != (1,) and x.rank > 2:
+        slope = call.emit("Unsqueeze", slope, part="slope", axes=list(range(1, x.rank - 1)))
+    return call.emit("PRelu", x, slope)
+
+
+@rule("Add", "Sub", "Mul", "Div", "Pow")
+def _arithmetic(call: Call) -> Value:
+    """Before operator set 7, the second operand is aligned at an axis of the first."""
+    first, second, op = call[0], call[1], call.node.op
+    axis = call.attribute("axis")
+    if axis is not None and call.attribute("broadcast", 0):
+        behind = first.rank - call.axis(axis, first.rank) - second.rank
+        if behind > 0:
+            axes = list(range(second.rank, second.rank + behind))
+            second = call.emit("Unsqueeze", second, part="aligned", axes=axes)
+    if op != "Div" or first.dtype.kind == "f":
+        return call.emit(op, first, second)
+    # Integers are divided towards zero, which is what a conversion to integers does.
+    return call.emit("Cast", call.emit("Div", first, second, part="quotient"), to=onnx.TensorProto.INT64)

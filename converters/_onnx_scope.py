@@ -141,11 +141,11 @@ class Library:
         self.imports = {_domain(entry.domain): entry.version for entry in model.opset_import}
         self.functions = {(_domain(f.domain), f.name): f for f in model.functions}
         version, newest = self.imports.get("", 0), onnx.defs.onnx_opset_version()
-        if version and not 7 <= version <= newest:
+        if version and not 6 <= version <= newest:
             raise ConversionError(
-                f"operator set: got version {version}, expected 7 to {newest}; "
+                f"operator set: got version {version}, expected 6 to {newest}; "
                 "onnx.version_converter.convert_version changes it"
-                if version < 7
+                if version < 6
                 else f"operator set: got version {version}, newer than the installed onnx knows ({newest}); update onnx"
             )
 

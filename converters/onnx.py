@@ -1,4 +1,4 @@
-"""ONNX: models of operator sets 7 to the newest, from a file, bytes or memory.
+"""ONNX: models of operator sets 6 to the newest, from a file, bytes or memory.
 
 Each node becomes a vertex of the same name and meaning; initialisers of floating point are its weights.  Composite
 operators and functions are their parts, recurrent layers and loops are written out step by step.  The model is only
