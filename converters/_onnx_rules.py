@@ -318,6 +318,18 @@ def _resized(call: Call, **attributes: Any) -> Value:
     return call.emit("Resize", call[0], **attributes)
 
 
+@rule("Gather")
+def _gather(call: Call) -> Value:
+    """One entry of an axis is a slice of it; other constant indices are those of the op."""
+    x, index = call[0], call[1]
+    axis = call.axis(call.attribute("axis", 0), x.rank)
+    if not index.known or index.rank > 0 or not same(*index.arrays):
+        return generic(call, axis=axis)
+    place = int(index.arrays[0])
+    row = call.emit("Slice", x, part="row", starts=[place], ends=[place + 1 or _END], axes=[axis], steps=[1])
+    return call.emit("Squeeze", row, axes=[axis])
+
+
 @rule("PRelu")
 def _prelu(call: Call) -> Value:
     """Before operator set 7, one slope for each channel, of axis 1."""
