@@ -13,7 +13,9 @@ from converters._plates import Refused
 
 __all__: list[str] = []
 
-_TURNS = 10_000
+_TURNS = 2_000
+# Exporters write a loop that ends by its condition as one of this many turns, or more.
+_ENDLESS = 2**31 - 1
 
 
 def _scalar(value: Value, what: str) -> int:
@@ -61,7 +63,9 @@ def _if(call: Call) -> list[Value | None]:
 def _loop(call: Call) -> list[Value | None]:
     """The body, as often as its constant trip count and conditions say."""
     graph, states = call.attribute("body"), list(call.inputs[2:])
-    limit = _TURNS + 1 if call.input(0) is None else _scalar(call[0], "its trip count")
+    limit = _ENDLESS if call.input(0) is None else _scalar(call[0], "its trip count")
+    if _TURNS < limit < _ENDLESS:
+        raise Refused(f"it takes {limit} turns, more than {_TURNS}")
     going = call.input(1) is None or bool(_scalar(call[1], "its condition"))
     scans: list[list[Value]] = [[] for _ in graph.output[1 + len(states) :]]
     turn = 0

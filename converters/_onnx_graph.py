@@ -15,7 +15,7 @@ from converters import _onnx_control, _onnx_recurrent, _onnx_rules, _onnx_sequen
 from converters._onnx_call import RULES, Call, Failed, Node, Pair, Shape, Value, same
 from converters._onnx_fold import FOLDS, dtype_of, fold
 from converters._onnx_read import LIMIT, array_of, sparse_array_of
-from converters._onnx_scope import DEPTH, Library, Scope, names_read, parse
+from converters._onnx_scope import DEPTH, NODES, TOO_DEEP, TOO_MANY, Library, Scope, names_read, parse
 from converters._plates import Layout, Plates, Refused, Samples
 from gbn import ops
 from gbn.errors import ConversionError, GraphError, UnsupportedLayer
@@ -24,7 +24,8 @@ from gbn.ops.footprint import footprint
 
 __all__ = ["Builder"]
 
-_NODES = 50_000
+# Of all vertices together, for one sample: each is tried when it is made.
+_ENTRIES = 1 << 30
 _REMEDY = (
     "an operator is added with gbn.ops.op, after which it converts under its ONNX name, or, where it is a function of "
     "others, as a function of the model (onnx.FunctionProto)"
@@ -48,8 +49,9 @@ class Builder:
         self.model, self.folder, self.sizes = model, folder, sizes
         self.trials = (6, 35) if baked is None else (baked, 6 * baked + 5)
         self.library = Library(model)
+        self.library.check_size(model.graph.node)
         self.faults: dict[tuple[str, str], UnsupportedLayer] = {}
-        self.count = 0
+        self.count = self.entries = 0
         self.results: list[Any] = []
         self.declared = {v.name: v for v in [*model.graph.value_info, *model.graph.output]}
         self.dtype = self._dtype()
@@ -162,15 +164,12 @@ class Builder:
     def run(self, nodes: Sequence[onnx.NodeProto], scope: Scope, results: Iterable[str]) -> None:
         """Convert the nodes of a graph or of a function whose results are named."""
         if scope.depth > DEPTH:
-            raise ConversionError(f"graphs and functions are nested more than {DEPTH} deep; no exporter makes such")
+            raise ConversionError(TOO_DEEP)
         scope.used = names_read(nodes) | set(results)
         for message in nodes:
             self.count += 1
-            if self.count > _NODES:
-                raise ConversionError(
-                    f"the model has more than {_NODES} nodes when its functions and loops are written out; convert a "
-                    "part of it, or a shorter sequence"
-                )
+            if self.count > NODES:
+                raise ConversionError(TOO_MANY)
             node = parse(message, scope)
             if not self._guarded(scope.place(node), node.op, lambda n=node: self._convert(n, scope)):
                 for name in node.outputs:
@@ -308,7 +307,10 @@ class Builder:
         return value.ref
 
     def _parameter(self, value: Value) -> Any:
-        ref = self.plates.parameter(clean(value.name), value.arrays[0].astype(self.dtype))
+        array = value.arrays[0].astype(self.dtype)
+        if not np.isfinite(array).all():  # a mask
+            return self._constant(value)
+        ref = self.plates.parameter(clean(value.name), array)
         self.net.describe(self.plates.vertex(ref), source=value.source)
         return ref
 
@@ -345,8 +347,6 @@ class Builder:
         name = self.plates.unique(clean(label))
         result = self.plates.emit(op, refs, name=name, **attributes)
         shapes = self._trial_shapes(result.shape)
-        if math.prod(shapes[0]) > LIMIT:
-            raise Refused(f"its result of shape {shapes[0]} has more than {LIMIT} entries")
         if label != name and name in self.net:
             self.net.describe(name, source=label)
         data = result.data if result.layout is None else None
@@ -361,8 +361,13 @@ class Builder:
             needed = footprint(op, [value.shapes[0] for value in values], given)
         except Exception as error:
             raise Refused(str(error)) from error
-        if max(needed, default=0) > LIMIT:
-            raise Refused(f"it would need {max(needed)} entries of memory, more than {LIMIT}")
+        rows = first if any(value.shapes[0] != value.shapes[1] for value in values) else 1
+        stored = sum(math.prod(value.shapes[0]) for value in values if value.source is not None)
+        if max(needed, default=0) > max(rows * LIMIT, stored):
+            raise Refused(f"it would need {max(needed) // rows} entries of memory, more than {LIMIT}")
+        self.entries += max(needed, default=0) // rows
+        if self.entries > _ENTRIES:
+            raise ConversionError(f"the vertices of this model have more than {_ENTRIES} entries for one sample")
 
     def _output(self, name: str, value: Value | None) -> str:
         if value is None:

@@ -23,8 +23,8 @@ __all__ = ["LIMIT", "array_of", "load", "sparse_array_of"]
 
 Array = np.ndarray[Any, Any]
 
-# Entries of any array that is computed rather than read: what is read has its bytes in a file.
-LIMIT = 1 << 28
+# Entries that a result may have, for one sample, where its operands have fewer: what is read has its bytes in a file.
+LIMIT = 1 << 26
 _KIND = {
     TensorProto.FLOAT: np.float32,
     TensorProto.DOUBLE: np.float64,

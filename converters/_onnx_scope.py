@@ -12,9 +12,14 @@ from converters._onnx_call import Call, Node, Value
 from converters._plates import Refused
 from gbn.errors import ConversionError
 
-__all__ = ["DEPTH", "Library", "Scope", "names_read", "parse"]
+__all__ = ["DEPTH", "NODES", "TOO_DEEP", "TOO_MANY", "Library", "Scope", "names_read", "parse"]
 
-DEPTH = 24
+DEPTH, NODES = 24, 50_000
+TOO_DEEP = f"graphs and functions are nested more than {DEPTH} deep; no exporter makes such"
+TOO_MANY = (
+    f"the model has more than {NODES} nodes when its functions and loops are written out; convert a part of it, or a "
+    "shorter sequence"
+)
 _STANDARD = ("", "ai.onnx")
 _PLAIN = {
     AttributeProto.FLOAT: "f",
@@ -148,6 +153,24 @@ class Library:
                 if version < 6
                 else f"operator set: got version {version}, newer than the installed onnx knows ({newest}); update onnx"
             )
+
+    def check_size(self, nodes: Sequence[onnx.NodeProto]) -> None:
+        """Raise ConversionError where functions within functions come to more nodes than can be meant."""
+        sizes: dict[tuple[str, str], int] = {}
+
+        def size_of(key: tuple[str, str], depth: int) -> int:
+            if depth > DEPTH:
+                raise ConversionError(TOO_DEEP)
+            if key not in sizes:
+                sizes[key] = total(self.functions[key].node, depth)
+            return sizes[key]
+
+        def total(nodes: Sequence[onnx.NodeProto], depth: int) -> int:
+            keys = [(_domain(node.domain), node.op_type) for node in nodes]
+            return len(keys) + sum(size_of(key, depth + 1) for key in keys if key in self.functions)
+
+        if total(nodes, 0) > NODES:
+            raise ConversionError(TOO_MANY)
 
     def find(self, node: Node) -> onnx.FunctionProto | None:
         """The model's own function of this name."""
