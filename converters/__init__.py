@@ -6,7 +6,7 @@ the entry-point group ``gbn.converters``, the same door third parties use.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def from_torch(
     noise: Any = 1.0,
     output_noise: Any = 1.0,
     likelihood: str | Mapping[str, str | None] | None = None,
+    sample_axis: int | None | Sequence[int | None] = 0,
 ) -> GaussianBayesNet:
     """Convert a PyTorch module; see :func:`converters.torch.convert` and :func:`gbn.latents.assign_noise`.
 
@@ -34,7 +35,7 @@ def from_torch(
     from converters.torch import convert
     from gbn.latents import assign_noise
 
-    net = convert(module, example)
+    net = convert(module, example, sample_axis=sample_axis)
     assign_noise(net, latents, noise, output_noise, likelihood)
     return net
 

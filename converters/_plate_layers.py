@@ -42,7 +42,7 @@ def _batched(call: Call) -> Value:
     layout = common([_with_matrix(a, 0), _with_matrix(b, 1)], rank)
     if layout is not None and layout.axis is not None and layout.axis >= rank - 2:
         where = "the axis that the product sums over" if _is_contracted(a, b) else "rows of one and columns of another"
-        raise Refused(f"samples are {where}; it would mix samples")
+        raise Refused(f"samples are {where}; it mixes samples")
     handles = [_factor(call, k, layout, rank) for k in (0, 1)]
     vectors = [k for k in (0, 1) if len(call.operands[k].row) == 1]
     lifted = [k for k in vectors if call.operands[k].layout == OUTSIDE]
@@ -63,7 +63,7 @@ def _with_matrix(x: Value, column: int) -> Value:
     if len(x.row) != 1:
         return x
     if x.layout is not None and x.layout.axis is not None:
-        raise Refused("the product sums over the samples; it would mix samples")
+        raise Refused("the product sums over the samples; it mixes samples")
     event = (*x.event, 1) if column else (1, *x.event)
     return Value(x.handle, x.layout, event, x.plated)
 
@@ -104,7 +104,7 @@ def gemm(call: Call) -> Value:
     changes: dict[str, Any] = {}
     if layout is not None and layout.axis is not None:
         if layout.axis == (0 if turned else len(a.row) - 1):
-            raise Refused("the product sums over the samples; it would mix samples")
+            raise Refused("the product sums over the samples; it mixes samples")
         if turned:
             changes["transA"], layout = None, Layout(0, layout.before, layout.after)
     handles = [a.handle, b.handle]
@@ -149,7 +149,7 @@ def _spread(call: Call) -> tuple[int, Layout | None]:
     if x.layout is None or x.layout == PLAIN:
         return 1, x.layout
     if x.layout.axis not in (0, None):
-        raise Refused(f"{call.op} works on axis {x.layout.axis}, which holds the samples; it would mix samples")
+        raise Refused(f"{call.op} works on axis {x.layout.axis}, which holds the samples; it mixes samples")
     return (x.row[0] if x.layout.axis is None else math.prod(x.layout.factors)), x.layout
 
 
@@ -330,7 +330,7 @@ def einsum(call: Call) -> Value:
     if not found:
         return call.done([v.handle for v in call.operands], None)
     if len(found) > 1 or next(iter(found))[0] not in right:
-        raise Refused(f"einsum {equation!r} sums over the samples or pairs them; it would mix samples")
+        raise Refused(f"einsum {equation!r} sums over the samples or pairs them; it mixes samples")
     ((letter, before, after),) = found
     layout = Layout(right.index(letter), before, after)
     inner = "".join(next(spare) for _ in layout.factors)

@@ -25,7 +25,7 @@ def common(values: Iterable[Value], rank: int) -> Layout | None:
         where = sorted(
             f"axis {x.axis} of size {Samples(x.before * x.after)} ({x.before}, N, {x.after})" for x in inside
         )
-        raise Refused(f"its operands have their samples on {' and '.join(where)}; it would mix samples")
+        raise Refused(f"its operands have their samples on {' and '.join(where)}; it mixes samples")
     return next(iter(inside or found), None)
 
 
@@ -219,7 +219,7 @@ def slice_(call: Call) -> Value:
                 del event[position - 1]
                 handle = call.reshape(handle, event, False)
         else:
-            cuts.append((int(start), int(min(end, END)), axis, step))
+            cuts.append((int(start), min(int(end), END), axis, step))
     if not cuts:
         return call.plates.wrap(handle, layout)
     now = call.plates.wrap(handle, layout)

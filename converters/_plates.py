@@ -170,7 +170,7 @@ class Value:
         if self.layout.axis is None:
             return 1 + axis
         if axis == self.layout.axis:
-            raise Refused(f"axis {axis} holds the samples, so it would mix samples")
+            raise Refused(f"axis {axis} holds the samples, so it mixes samples")
         return 1 + axis if axis < self.layout.axis else axis + len(self.layout.factors)
 
 

@@ -28,17 +28,21 @@ def accepts(obj: Any) -> bool:
     return any((base.__module__, base.__name__) in _CLASSES for base in type(obj).__mro__)
 
 
-def convert(obj: Any, example: Any = None, **options: Any) -> GaussianBayesNet:
+def convert(obj: Any, example: Any = None, *, sample_axis: Any = 0, **options: Any) -> GaussianBayesNet:
     """The computation graph of a PyTorch model in evaluation mode, without noise.
 
     Args:
         obj: an ``nn.Module``, a ``torch.export.ExportedProgram``, or the path of a ``.pt2`` file.
         example: a batch to trace the module with, shape (samples, *event), or a tuple of them for several inputs.  Only
             shapes matter.  Exported programs bring their own.
+        sample_axis: see :func:`gbn.convert`; a sequence has one entry for each input.
 
     Raises:
         ConversionError: a module in training mode; a graph that depends on the data; operations without counterpart,
             all of them listed; or a net that does not compute what the module does.
+
+    Warns:
+        UserWarning: a program of fixed shapes that mixes its samples is converted as with ``sample_axis=None``.
     """
     if options:
         raise ConversionError(f"options of the PyTorch converter: got {sorted(options)}, expected none")
@@ -51,8 +55,8 @@ def convert(obj: Any, example: Any = None, **options: Any) -> GaussianBayesNet:
     if isinstance(obj, (str, PathLike)):
         obj = load_program(_checked(Path(obj)))
     if type(obj).__name__ == "ExportedProgram":
-        return convert_program(obj, example)
-    return convert_module(obj, example)
+        return convert_program(obj, example, sample_axis)
+    return convert_module(obj, example, sample_axis)
 
 
 def _checked(path: Path) -> Path:

@@ -2,15 +2,15 @@
 
 Converters are found through the entry-point group ``gbn.converters``.  Each entry names a module with
 ``accepts(obj) -> bool``, which must not import the library it is for, and
-``convert(obj, example=None, **options) -> GaussianBayesNet``, which returns a graph without noise; a ``TAKES`` string
-says what it takes.  A module whose nets bring their own noise says ``COMPLETE = True``; no policy is applied to them.
+``convert(obj, example=None, **options) -> GaussianBayesNet``, which returns a graph without noise and may take
+``sample_axis``; a ``TAKES`` string says what it takes.  A module whose nets bring their own noise says ``COMPLETE = True``; no policy is applied to them.
 """
 
 from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from inspect import signature
 from os import PathLike
@@ -37,7 +37,7 @@ def convert(
     noise: Any = 1.0,
     output_noise: Any = 1.0,
     likelihood: str | Mapping[str, str | None] | None = "auto",
-    sample_axis: int | None = 0,
+    sample_axis: int | None | Sequence[int | None] = 0,
     **options: Any,
 ) -> GaussianBayesNet:
     """Read a neural network as a Gaussian Bayes net.
@@ -50,21 +50,21 @@ def convert(
         likelihood: "auto" is what the model trains with, as far as the converter knows (a classifier of scikit-learn:
             categorical or bernoulli; PyTorch: Gaussian); else "categorical", "bernoulli", "gaussian" (or None), or a
             mapping output -> likelihood.
-        sample_axis: the axis of inputs and outputs that counts the samples; only 0 is supported.
+        sample_axis: the axis of the model's inputs that counts the samples, one for all inputs or a sequence with one for
+            each; the net has samples on axis 0 of every vertex nonetheless, ``(N, *the other axes)``.  None: the whole
+            of an input is one sample, so that each vertex has one more axis in front than the model's tensor.
         options: passed to the converter.
 
     Raises:
         ConversionError: no converter takes the object, or the one that does cannot convert it.
         UnknownNameError, GraphError, CovarianceError: the policy does not fit the net.
     """
-    if sample_axis != 0:
-        raise ConversionError(
-            f"sample_axis: got {sample_axis!r}, expected 0, the only one supported; wrap the model so that samples "
-            "are on axis 0 of its inputs and outputs"
-        )
     if isinstance(obj_or_path, (str, PathLike)) and not Path(obj_or_path).exists():
         raise ConversionError(f"no file {str(obj_or_path)!r}; give a model, or the path of a file that holds one")
     converter = _converter(obj_or_path)
+    if sample_axis != 0:
+        _check_takes_axes(converter, sample_axis)
+        options["sample_axis"] = sample_axis
     if getattr(converter, "COMPLETE", False):
         _refuse_policy(latents=latents, noise=noise, output_noise=output_noise, likelihood=likelihood)
         return converter.convert(obj_or_path, example, **options)  # type: ignore[no-any-return]
@@ -75,6 +75,14 @@ def convert(
         likelihood = "gaussian"
     assign_noise(net, latents, noise, output_noise, likelihood)
     return net
+
+
+def _check_takes_axes(converter: ModuleType, sample_axis: Any) -> None:
+    if "sample_axis" not in signature(converter.convert).parameters:
+        raise ConversionError(
+            f"sample_axis: got {sample_axis!r}, but {converter.__name__} knows samples on axis 0 only; wrap the model so "
+            "that they are on axis 0 of its inputs and outputs"
+        )
 
 
 def _refuse_policy(**given: Any) -> None:

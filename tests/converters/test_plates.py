@@ -210,13 +210,13 @@ def test_matmul_with_weights(layout: Layout, row: tuple[int, ...]) -> None:
     own = [1 if k == layout.axis else s for k, s in enumerate(row)]
     for right in ((own[2], 3), (own[0], own[2], 3), (own[2],), (2, own[0], own[2], 3)):
         if layout.axis == 2:
-            with pytest.raises(Refused, match=r"sums over the samples|mix samples"):
+            with pytest.raises(Refused, match=r"sums over the samples|mixes samples"):
                 g.plates.emit("MatMul", [x, g.weight(*right)], name="y")
         else:
             g.check("MatMul", x, g.weight(*right))
     for left in ((3, own[1]), (own[0], 3, own[1]), (own[1],), (2, own[0], 3, own[1])):
         if layout.axis == 1:
-            with pytest.raises(Refused, match="mix samples"):
+            with pytest.raises(Refused, match="mixes samples"):
                 g.plates.emit("MatMul", [g.weight(*left), x], name="y")
         else:
             g.check("MatMul", g.weight(*left), x)
@@ -240,9 +240,9 @@ def test_matmul_of_two(layout: Layout, row: tuple[int, ...]) -> None:
 def test_products_that_pair_samples() -> None:
     g = Graph()
     x, z = g.input((1, 4), PLAIN), g.input((4, 1), Layout(1))
-    with pytest.raises(Refused, match=r"rows of one|mix samples"):
+    with pytest.raises(Refused, match=r"rows of one|mixes samples"):
         g.plates.emit("MatMul", [x, z], name="y")
-    with pytest.raises(Refused, match="mix samples"):
+    with pytest.raises(Refused, match="mixes samples"):
         g.plates.emit("MatMul", [z, x], name="y")
     with pytest.raises(Refused, match=r"axis 0 of size 2\*N \(1, N, 2\) and axis 0 of size 2\*N \(2, N, 1\)"):
         g.plates.emit("Add", [g.input((2, 4), TN), g.input((2, 4), NT)], name="y")
