@@ -188,6 +188,12 @@ def _need_pool(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ..
     return math.prod(x[:2]) * math.prod(out), math.prod(x[:2]) * padded, taps
 
 
+def _need_lrn(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    if not 1 <= attributes["size"] <= _TAPS:
+        raise ValueError(f"a window of {attributes['size']} channels, where 1 to {_TAPS} are taken")
+    return (entries(shapes[0]),)
+
+
 # Ops that are not here give no more entries than they take.  Where the result is known beforehand, a false claim is
 # refused before anything is allocated.
 _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
@@ -209,11 +215,15 @@ _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
     "LpPool": _need_pool,
     "AveragePool": _need_pool,
     "BatchNormalization": _need_statistics,
+    "GroupNormalization": _need_statistics,
+    "InstanceNormalization": _need_statistics,
     "LayerNormalization": _need_broadcast,
+    "RMSNormalization": _need_broadcast,
+    "LRN": _need_lrn,
 }
 _SAME_SIZE = (
-    "CumSum DepthToSpace Flatten Hardmax LogSoftmax Reshape ReverseSequence ScatterElements ScatterND Softmax "
-    "SpaceToDepth Squeeze Transpose Trilu Unsqueeze"
+    "CumSum DepthToSpace Flatten Hardmax LogSoftmax LpNormalization MeanVarianceNormalization Reshape ReverseSequence "
+    "ScatterElements ScatterND Softmax SpaceToDepth Squeeze Transpose Trilu Unsqueeze"
 )
 _NEEDS |= dict.fromkeys(_SAME_SIZE.split(), _need_result)
 _NEEDS |= {name: _need_broadcast for name, op in OPS.items() if op.family in ("elementwise", "arithmetic", "logic")}

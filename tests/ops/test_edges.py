@@ -130,3 +130,15 @@ def test_an_embedding_has_a_row_for_each_token_of_each_sample():
     value, maps = ops.get("Gather")(table, tokens)
     np.testing.assert_array_equal(value, table[tokens.astype(int)])
     np.testing.assert_array_equal(maps[0]().pull(np.ones((2, 2, 3)))[:, 0], [1, 0, 0, 3])
+
+
+def test_a_vector_of_zeros_has_no_direction():
+    for p in (1, 2):
+        value, maps = ops.get("LpNormalization")(np.array([[0.0, 0.0], [3.0, 4.0]]), p=p)
+        np.testing.assert_array_equal(value[0], [0, 0])
+        np.testing.assert_array_equal(maps[0]().pull(np.ones((2, 2)))[0], [0, 0])
+
+
+def test_groups_must_divide_the_channels():
+    with pytest.raises(ValueError, match="3 channels do not make 2 groups"):
+        ops.get("GroupNormalization")(np.ones((1, 3, 4)), np.ones(3), np.ones(3), num_groups=2)

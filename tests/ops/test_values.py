@@ -214,6 +214,40 @@ def torch_batch_normalization(inputs, attributes):
     return torch.nn.functional.batch_norm(x, mean, var, scale, bias, eps=attributes.get("epsilon", 1e-5)).numpy()
 
 
+def torch_group_normalization(inputs, attributes):
+    x, scale, bias = map(torch.as_tensor, inputs)
+    groups = attributes.get("num_groups", len(scale))
+    return torch.nn.functional.group_norm(x, groups, scale, bias, attributes.get("epsilon", 1e-5)).numpy()
+
+
+def torch_rms_normalization(inputs, attributes):
+    x, scale = map(torch.as_tensor, inputs)
+    shape = x.shape[attributes.get("axis", -1) :]
+    return torch.nn.functional.rms_norm(x, shape, scale, attributes.get("epsilon", 1e-5)).numpy()
+
+
+def torch_lp_normalization(inputs, attributes):
+    """onnx.reference takes no magnitudes where p is 1."""
+    x = torch.as_tensor(inputs[0])
+    return torch.nn.functional.normalize(x, attributes.get("p", 2), attributes.get("axis", -1)).numpy()
+
+
+def torch_standardise(inputs, attributes):
+    axes = attributes.get("axes", (0, 2, 3))
+    spread, mean = torch.std_mean(torch.as_tensor(inputs[0]), axes, correction=0, keepdim=True)
+    return ((inputs[0] - mean.numpy()) / (spread.numpy() + 1e-9)).astype(inputs[0].dtype)
+
+
+def response_normalized(x, size, alpha=1e-4, beta=0.75, bias=1.0):
+    """By the definition: onnx.reference takes as many channels as there are samples."""
+    y = np.empty_like(x)
+    for c in range(x.shape[1]):
+        first, last = max(0, c - math.floor((size - 1) / 2)), min(x.shape[1] - 1, c + math.ceil((size - 1) / 2))
+        total = (x[:, first : last + 1] ** 2).sum(1)
+        y[:, c] = x[:, c] / (bias + alpha / size * total) ** beta
+    return y
+
+
 def torch_unary(function):
     return lambda inputs, attributes: function(torch.as_tensor(inputs[0]), attributes).numpy()
 
@@ -225,9 +259,14 @@ IN_DOUBLE = {
     "Elu": torch_unary(lambda x, a: torch.nn.functional.elu(x, a.get("alpha", 1.0))),
     "Erf": torch_unary(lambda x, a: torch.erf(x)),
     "Gelu": torch_unary(lambda x, a: torch.nn.functional.gelu(x, approximate=a.get("approximate", "none"))),
+    "GroupNormalization": torch_group_normalization,
     "HardSigmoid": torch_unary(lambda x, a: (a.get("alpha", 0.2) * x + a.get("beta", 0.5)).clamp(0, 1)),
     "HardSwish": torch_unary(lambda x, a: torch.nn.functional.hardswish(x)),
+    "InstanceNormalization": torch_group_normalization,
     "LayerNormalization": torch_normalize,
+    "LpNormalization": torch_lp_normalization,
+    "MeanVarianceNormalization": torch_standardise,
+    "RMSNormalization": torch_rms_normalization,
     "LeakyRelu": torch_unary(lambda x, a: torch.nn.functional.leaky_relu(x, a.get("alpha", 0.01))),
     "Swish": torch_unary(lambda x, a: x * torch.sigmoid(a.get("alpha", 1.0) * x)),
 }
@@ -258,6 +297,10 @@ def expected(name, inputs, attributes):
     if name == "GlobalLpPool":
         p, axes = attributes.get("p", 2), tuple(range(2, inputs[0].ndim))
         return torch.linalg.vector_norm(torch.as_tensor(inputs[0]), p, axes, keepdim=True).numpy()
+    if name == "LpNormalization":
+        return torch_lp_normalization(inputs, attributes)
+    if name == "LRN":
+        return response_normalized(*inputs, **attributes)
     if name == "GlobalMaxPool":
         return torch.as_tensor(inputs[0]).amax(tuple(range(2, inputs[0].ndim)), keepdim=True).numpy()
     if name == "GatherElements":
