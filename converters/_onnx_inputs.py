@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ class Mixed(ConversionError):
     """The sizes of the inputs are fixed, and not to one number of samples."""
 
 
-def input_sizes(model: onnx.ModelProto, example: Any, sample_axis: int | None) -> tuple[Sizes, int | None]:
+def input_sizes(
+    model: onnx.ModelProto, example: Any, sample_axis: int | None | Sequence[int | None]
+) -> tuple[Sizes, int | None]:
     """Shapes of the inputs, None at the axis of the samples, and the number of samples that they were fixed for.
 
     Raises:
@@ -29,31 +31,37 @@ def input_sizes(model: onnx.ModelProto, example: Any, sample_axis: int | None) -
     given = {tensor.name for tensor in model.graph.initializer}
     given |= {tensor.values.name for tensor in model.graph.sparse_initializer}
     infos = [info for info in model.graph.input if info.name not in given]
+    axes = list(sample_axis) if isinstance(sample_axis, Sequence) else [sample_axis] * len(infos)
+    if len(axes) != len(infos):
+        raise ConversionError(f"sample_axis: got {len(axes)} axes, expected one for each of {len(infos)} inputs")
     examples = _shapes(infos, example)
     faults: list[UnsupportedLayer] = []
-    dims = {info.name: _dims(info, examples.get(info.name), faults) for info in infos}
+    dims = {
+        info.name: _dims(info, axis, examples.get(info.name), faults) for info, axis in zip(infos, axes, strict=True)
+    }
     if faults:
         raise ConversionError("the inputs of the model cannot be converted", faults)
-    fixed = {name: _fixed(sizes, sample_axis) for name, sizes in dims.items()} if sample_axis is not None else {}
-    found: Sizes = {name: [] for name in dims}
-    for name, sizes in dims.items():
-        axis = _axis(name, sizes, sample_axis)
+    places = {name: _axis(name, dims[name], axis) for name, axis in zip(dims, axes, strict=True)}
+    sampled = {name: dims[name][axis] for name, axis in places.items() if axis is not None}
+    fixed = {name: size for name, size in sampled.items() if isinstance(size, int)}
+    for name, size in fixed.items():
         # Beside inputs for any number of samples, one of fixed size is no row for each; one row serves all.
-        if axis is not None and None in fixed.values() and fixed[name] not in (None, 1):
-            axis = None
-        found[name] = [None if k == axis else _known(name, k, size, faults) for k, size in enumerate(sizes)]
+        if len(fixed) < len(sampled) and size != 1:
+            places[name] = None
+    found: Sizes = {
+        name: [None if k == places[name] else _known(name, k, size, faults) for k, size in enumerate(sizes)]
+        for name, sizes in dims.items()
+    }
     if faults:
         raise ConversionError(
             "inputs have axes of any size, where a net has a fixed event; give an example, whose sizes are taken", faults
         )
-    counts = {count for name, count in fixed.items() if dims[name]}
-    if None in counts or not counts:
+    if len(fixed) < len(sampled) or not fixed:
         return found, None
-    if len(counts) > 1:
+    if len(set(fixed.values())) > 1:
         listed = ", ".join(f"{name!r}: {count}" for name, count in fixed.items())
-        raise Mixed(f"axis {sample_axis} of the inputs is fixed to different sizes ({listed}), so it holds no samples")
-    (count,) = counts
-    return found, count
+        raise Mixed(f"the axes of the samples are fixed to different sizes ({listed}), so they hold no samples")
+    return found, next(iter(fixed.values()))
 
 
 def _known(name: str, axis: int, size: int | str, faults: list[UnsupportedLayer]) -> int:
@@ -69,14 +77,6 @@ def _axis(name: str, sizes: list[int | str], sample_axis: int | None) -> int | N
     if not -len(sizes) <= sample_axis < len(sizes):
         raise ConversionError(f"sample_axis: got {sample_axis}, but the input {name!r} has {len(sizes)} axes")
     return sample_axis % len(sizes)
-
-
-def _fixed(sizes: list[int | str], sample_axis: int) -> int | None:
-    """The size of the axis of samples where it is fixed."""
-    if not -len(sizes) <= sample_axis < len(sizes):
-        return None if sizes else 1
-    size = sizes[sample_axis]
-    return size if isinstance(size, int) else None
 
 
 def _shapes(infos: list[onnx.ValueInfoProto], example: Any) -> dict[str, tuple[int, ...]]:
@@ -96,7 +96,7 @@ def _shapes(infos: list[onnx.ValueInfoProto], example: Any) -> dict[str, tuple[i
 
 
 def _dims(
-    info: onnx.ValueInfoProto, example: tuple[int, ...] | None, faults: list[UnsupportedLayer]
+    info: onnx.ValueInfoProto, axis: int | None, example: tuple[int, ...] | None, faults: list[UnsupportedLayer]
 ) -> list[int | str]:
     """Sizes of an input: numbers, or names of what varies; those of the example where the model leaves them open."""
     kind = info.type.WhichOneof("value")
@@ -108,15 +108,20 @@ def _dims(
         if example is None:
             faults.append(UnsupportedLayer(info.name, "input", "the model gives no shape for it; give an example"))
             return []
-        return ["samples", *example[1:]]
+        return ["samples" if k == _place(axis, len(example)) else size for k, size in enumerate(example)]
     sizes: list[int | str] = [d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim]
     if any(isinstance(size, int) and size < 1 for size in sizes):
         faults.append(UnsupportedLayer(info.name, "input", f"its shape is {tuple(sizes)}; sizes must be positive"))
     if example is None:
         return sizes
-    pairs = list(zip(sizes, example, strict=False))
-    if len(example) != len(sizes) or any(isinstance(a, int) and a != b for a, b in pairs[1:]):
+    # The number of samples in an example says nothing about the model's.
+    place = _place(axis, len(sizes))
+    pairs = [(a, b) for k, (a, b) in enumerate(zip(sizes, example, strict=False)) if k != place]
+    if len(example) != len(sizes) or any(isinstance(a, int) and a != b for a, b in pairs):
         faults.append(UnsupportedLayer(info.name, "input", f"the example has the shape {example}, it {tuple(sizes)}"))
         return sizes
-    # The first axis of an example counts its samples, which says nothing about the model's.
-    return sizes[:1] + [a if isinstance(a, int) else b for a, b in pairs[1:]]
+    return [a if k == place or isinstance(a, int) else b for k, (a, b) in enumerate(zip(sizes, example, strict=True))]
+
+
+def _place(axis: int | None, rank: int) -> int | None:
+    return None if axis is None else axis % max(rank, 1)

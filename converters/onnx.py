@@ -8,6 +8,7 @@ read: nothing of it is run, and no other runtime is needed.  Importing this modu
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -30,22 +31,26 @@ def accepts(obj: Any) -> bool:
     return kind.__name__ == "ModelProto" and kind.__module__.partition(".")[0] == "onnx"
 
 
-def convert(obj: Any, example: Any = None, *, sample_axis: int | None = 0, **options: Any) -> GaussianBayesNet:
+def convert(
+    obj: Any, example: Any = None, *, sample_axis: int | None | Sequence[int | None] = 0, **options: Any
+) -> GaussianBayesNet:
     """The computation graph of an ONNX model, without noise.
 
     Args:
         obj: the path of a ``.onnx`` file (with its external data beside it), the bytes of one, or a ``ModelProto``.
         example: inputs whose shapes fill in sizes that the model leaves open: an array, a tuple of them, or a mapping
             by name; needed only where axes other than that of the samples are open.
-        sample_axis: the axis of the inputs that counts the samples, whether the model leaves its size open or fixes
-            it: the net takes any number.  None: the model's inputs are one sample.  A model of fixed shapes that mixes
-            what is on this axis is converted as one sample, too, with a warning.
+        sample_axis: see :func:`gbn.convert`; a sequence has one entry for each input.  Whether the model leaves the size
+            of this axis open or fixes it, the net takes any number of samples.
 
     Vertices have the names of values, without slashes; ``net.source_of(name)`` is the name in the file, for parameters
     that of their initialiser.  Scalar initialisers, statistics of batch normalisation and Constant nodes are constants.
 
     Raises:
         ConversionError: no model, a damaged one, or one with nodes that have no counterpart, all of them listed.
+
+    Warns:
+        UserWarning: a model of fixed shapes that mixes its samples is converted as with ``sample_axis=None``.
     """
     if options:
         raise ConversionError(f"options of the ONNX converter: got {sorted(options)}, expected none")
