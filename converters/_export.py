@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram, default_decompositions
 from torch.utils import _pytree as pytree
 
 from converters._aten import ODD, RULES, Samples, Sizes
+from converters._in_place import made_of_rules
 from gbn.errors import ConversionError, UnsupportedLayer
 
 __all__ = [
@@ -77,7 +78,7 @@ class Exported:
         if self.second is None:
             return tuple(sizes)
         others = _sizes(self.second[node.name].meta.get("val"), index)
-        return tuple(_agreed(size, other) for size, other in zip(sizes, others, strict=True))
+        return tuple(_agreed(size, _measured(other)) for size, other in zip(sizes, others, strict=True))
 
     def arguments(self, node: torch.fx.Node) -> dict[str, Any]:
         """Arguments by schema name, sizes that depend on the number of samples in symbols."""
@@ -105,6 +106,8 @@ def _measured(size: Any) -> Any:
 
 
 def _bind(node: torch.fx.Node) -> dict[str, Any]:
+    if not hasattr(node.target, "_schema"):
+        return {}
     schema = node.target._schema.arguments
     given = dict(zip([argument.name for argument in schema], node.args, strict=False)) | node.kwargs
     return {
@@ -261,7 +264,9 @@ def export_module(module: nn.Module, args: tuple[Any, ...], axes: tuple[int | No
 
 
 def wrap_program(program: ExportedProgram, axes: tuple[int | None, ...]) -> Exported:
-    """An exported program, decomposed to the operations of the ATen table."""
+    """An exported program, decomposed to the operations of the ATen table; left alone where it is made of them."""
+    if made_of_rules(program):
+        return Exported(program, axes)
     table = default_decompositions()
     for overload in list(table):
         namespace, _, packet = overload._schema.name.partition("::")

@@ -51,7 +51,8 @@ class Builder:
         self._add_roots()
         for node in self.program.graph.nodes:
             if node.op == "call_function" and is_tensor(node):
-                self._attempt(node, self._add_call)
+                if node.users:
+                    self._attempt(node, self._add_call)
             elif node.op not in ("placeholder", "output", "call_function"):
                 self._fault(node, node.op, "control flow and submodules have no counterpart")
         outputs = self._outputs()
@@ -167,6 +168,8 @@ class Builder:
         if packet == "getitem":
             self._add_item(node)
             return
+        if not hasattr(node.target, "_schema"):
+            raise Refused(f"no counterpart; {_TEACH}")
         arguments = self.exported.arguments(node)
         if self._fold(node, arguments):
             return

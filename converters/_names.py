@@ -23,6 +23,8 @@ def packet_of(node: Node) -> str:
     """The ATen name without its overload; other namespaces keep theirs."""
     if node.target is operator.getitem:
         return "getitem"
+    if str(node.target) == "with_effects":  # a token, and the operation it orders
+        return str(node.args[1]).removeprefix("aten.").partition(".")[0]
     schema = getattr(node.target, "_schema", None)
     name = schema.name if schema is not None else str(node.target)
     return name.removeprefix("aten::")

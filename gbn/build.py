@@ -89,6 +89,8 @@ class NetBuilder:
         self.vertices: dict[str, Vertex] = {}
         self.noises: dict[str, Covariance] = {}
         self._outputs: tuple[str, ...] | None = None
+        # What trials have told: a deep net asks for the same op on the same shapes again and again.
+        self._shapes: dict[Any, tuple[Shape, bool]] = {}
 
     def add_input(self, name: str, shape: Sequence[int] | int, *, mean: Any = None, cov: Any = None) -> str:
         """A root.  With ``cov`` (and ``mean``, default 0) it has a Gaussian prior; without, it must be observed.
@@ -375,11 +377,22 @@ class NetBuilder:
     def _infer(
         self, name: str, entry: ops.Op, parents: Sequence[str], attributes: Mapping[str, Any]
     ) -> tuple[Shape, bool]:
-        """Event shape of an op's result and whether it is per sample, by a trial run on two samples and on one.
+        """Event shape of an op's result and whether it is per sample."""
+        vertices = [self.vertices[p] for p in parents]
+        key = (entry, tuple((v.kind, v.shape, v.plated) for v in vertices), repr(attributes), len(set(parents)))
+        if any(v.kind == "constant" for v in vertices):  # numbers of rows to pick, and the like
+            return self._tried(name, entry, vertices, attributes)
+        if key not in self._shapes:
+            self._shapes[key] = self._tried(name, entry, vertices, attributes)
+        return self._shapes[key]
+
+    def _tried(
+        self, name: str, entry: ops.Op, vertices: Sequence[Vertex], attributes: Mapping[str, Any]
+    ) -> tuple[Shape, bool]:
+        """The same by a trial run on two samples and on one.
 
         The first of two samples must come out as it does alone: an op that mixes samples or moves their axis fails.
         """
-        vertices = [self.vertices[p] for p in parents]
         plated = any(vertex.plated for vertex in vertices)
         two = [
             _trial(k, (2, *v.shape) if v.plated else v.shape, self.dtype) if v.value is None or v.plated else v.value
@@ -393,7 +406,7 @@ class NetBuilder:
         except (ValueError, IndexError, TypeError, ArithmeticError) as error:
             shapes = ", ".join(f"{v.name!r} {('N, ' if v.plated else '')!s}{v.shape}" for v in vertices)
             raise GraphError(f"{name!r}: {entry.name} does not take its parents ({shapes}): {error}") from None
-        if entry.name == "Linear" and any(not self.vertices[p].plated for p in parents[: len(parents) - 1 : 2]):
+        if entry.name == "Linear" and any(not vertex.plated for vertex in vertices[: len(vertices) - 1 : 2]):
             raise GraphError(f"{name!r}: parents of a linear CPD have a value per sample; use MatMul between weights")
         if not plated:
             # Linear without parents has a row axis already: its vertex is a root with a value per sample.

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from gbn import arrays
+from gbn.ops import einsum
 from gbn.ops.base import OPS
+from gbn.ops.resize import resized
 from gbn.ops.windows import geometry, transposed_geometry
 
 __all__ = ["entries", "footprint"]
@@ -137,6 +139,7 @@ def _size(value: Any) -> int:
     return int(value)
 
 
+_RESIZED = ("scales", "sizes", "axes", "keep_aspect_ratio_policy")
 _WINDOW = ("strides", "dilations", "pads", "auto_pad")
 
 
@@ -194,6 +197,21 @@ def _need_lrn(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...
     return (entries(shapes[0]),)
 
 
+def _need_resize(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    """The result, and what there is after each axis: three arrays of weights, four a position, come on top."""
+    sizes, needed = list(shapes[0]), []
+    for axis, out, _ in resized(shapes[0], **_options(attributes, _RESIZED)):
+        sizes[axis] = out
+        needed += [entries(sizes), 12 * out]
+    return (entries(sizes), *needed)
+
+
+def _need_einsum(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    """np.einsum lets no product on the way exceed the largest of operands and result."""
+    out = entries(einsum.read(attributes["equation"], shapes).out_shape)
+    return out, max(out, *map(entries, shapes))
+
+
 # Ops that are not here give no more entries than they take.  Where the result is known beforehand, a false claim is
 # refused before anything is allocated.
 _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
@@ -220,6 +238,9 @@ _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
     "LayerNormalization": _need_broadcast,
     "RMSNormalization": _need_broadcast,
     "LRN": _need_lrn,
+    "Resize": _need_resize,
+    "Upsample": _need_resize,
+    "Einsum": _need_einsum,
 }
 _SAME_SIZE = (
     "CumSum DepthToSpace Flatten Hardmax LogSoftmax LpNormalization MeanVarianceNormalization Reshape ReverseSequence "
