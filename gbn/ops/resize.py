@@ -119,7 +119,7 @@ def _resampled(x: Array, axes: Sequence[Axis], matrix: Callable[[int, int, float
     shape = x.shape
     for axis, out, scale in axes:
         if out != shape[axis] or scale != 1:
-            maps.append(Sparse(matrix(shape[axis], out, scale), shape, axis))
+            maps.append(Sparse(matrix(shape[axis], out, scale).astype(x.dtype), shape, axis))
             shape = maps[-1].out_shape
     chain = Chain(tuple(maps)) if maps else Reshape(x.shape, x.shape)
     return chain.push(x), (lambda: chain,)
