@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto
 
 from converters import _onnx_control, _onnx_recurrent, _onnx_rules, _onnx_sequences  # noqa: F401 - enter their rules
-from converters._onnx_call import RULES, Call, Failed, Node, Pair, Shape, Value, same
+from converters._onnx_call import RULES, Array, Call, Failed, Node, Pair, Shape, Value, same
 from converters._onnx_fold import FOLDS, dtype_of, fold
 from converters._onnx_read import LIMIT, array_of, sparse_array_of
 from converters._onnx_scope import DEPTH, NODES, TOO_DEEP, TOO_MANY, Library, Scope, names_read, parse
@@ -74,7 +74,7 @@ class Builder:
         outputs = [self._fetch(info.name, scope) for info in graph.output]
         for info, value in zip(graph.output, outputs, strict=True):
             if value is not None:
-                self._guarded(info.name, "output", lambda v=value: self.ref(v))
+                self._guarded(info.name, "output", lambda v=value: self.plates.vertex(self.ref(v)))
         if self.faults:
             count = len(self.faults)
             raise ConversionError(
@@ -273,8 +273,24 @@ class Builder:
         pairs = [None if value is None else value.arrays for value in call.inputs]
         first = fold(node, [None if pair is None else pair[0] for pair in pairs])
         fixed = all(pair is None or pair[0] is pair[1] for pair in pairs)
-        second = first if fixed else fold(node, [None if pair is None else pair[1] for pair in pairs])
+        second = first if fixed else self._fold_again(node, pairs)
         return [Value.of(n or call.label(), a, b) for n, a, b in zip(call.names, first, second, strict=False)]
+
+    def _fold_again(self, node: Node, pairs: Sequence[Pair | None]) -> list[Array]:
+        """The results for the other trial number of samples; literals that were fixed to one number follow it."""
+        arrays = [None if pair is None else pair[1] for pair in pairs]
+        try:
+            return fold(node, arrays)
+        except Refused:
+            return fold(node, [None if array is None else self._one_row(array) for array in arrays])
+
+    def _one_row(self, array: Array) -> Array:
+        """An array with one row in place of as many equal ones as the model was fixed to."""
+        axes = [axis for axis, size in enumerate(array.shape) if size == self.plates.baked and array.ndim > 1]
+        for axis in axes:
+            row = array.take([0], axis=axis)
+            array = row if (row == array).all() else array
+        return array
 
     @staticmethod
     def _is_count(node: Node) -> bool:

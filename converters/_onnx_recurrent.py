@@ -248,7 +248,7 @@ def _initial(call: Call, k: int, hidden: int, count: int) -> States:
     states = []
     for j in range(count):
         given, part = call.input(5 + j), ("h0", "c0")[j]
-        if given is None:
+        if given is None or (given.known and not any(array.any() for array in given.arrays)):
             states.append(Value.of(call.label(part), np.zeros((1, hidden), call.builder.dtype)))
         else:
             states.append(_at(call, given, 1 if call.attribute("layout", 0) else 0, k, part))

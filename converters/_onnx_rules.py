@@ -330,6 +330,46 @@ def _gather(call: Call) -> Value:
     return call.emit("Squeeze", row, axes=[axis])
 
 
+@rule("Scatter")
+def _scatter(call: Call) -> Value:
+    """What ScatterElements was called before operator set 11."""
+    return call.emit("ScatterElements", call[0], call[1], call[2], axis=call.attribute("axis", 0))
+
+
+@rule("Compress")
+def _compress(call: Call) -> Value:
+    """The entries of an axis that a constant condition keeps."""
+    x, axis = call[0], call.attribute("axis")
+    kept = np.flatnonzero(call.option("condition", 1))
+    if axis is None:
+        x, axis = call.emit("Reshape", x, part="flat", shape=[-1]), 0
+    return call.emit("Gather", x, Value.of(call.label("kept"), kept), axis=call.axis(axis, x.rank))
+
+
+@rule("DequantizeLinear")
+def _dequantize(call: Call) -> Value:
+    """(x - zero point) scale, these for all entries or for each one of an axis."""
+    if call.attribute("block_size", 0):
+        raise Refused("scales for blocks of an axis are not supported")
+    x = call[0]
+    axis = call.axis(call.attribute("axis", 1), x.rank) if call[1].rank else 0
+    view = [1] * (x.rank - axis - 1)
+    given = [v if v is None or not v.rank else _behind(call, v, view) for v in (call[1], call.input(2))]
+    shifted = x if given[1] is None else call.emit("Sub", x, given[1], part="shifted")
+    return replace(call.emit("Mul", shifted, given[0]), dtype=call[1].dtype)
+
+
+def _behind(call: Call, value: Value, view: list[int]) -> Value:
+    """A vector with axes of size 1 behind its own."""
+    axes = list(range(1, 1 + len(view)))
+    return call.emit("Unsqueeze", value, part="view", axes=axes) if axes else value
+
+
+@rule("OptionalGetElement")
+def _element(call: Call) -> Value:
+    return call[0]
+
+
 @rule("PRelu")
 def _prelu(call: Call) -> Value:
     """Before operator set 7, one slope for each channel, of axis 1."""
