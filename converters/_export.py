@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import io
 import logging
 import traceback
 import warnings
@@ -278,11 +279,12 @@ def wrap_program(program: ExportedProgram, axes: tuple[int | None, ...]) -> Expo
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's own deprecations and log lines are not the caller's affair; what matters is in its exceptions."""
+    """Torch's own deprecations, log lines and printed graphs are not the caller's affair; its exceptions say enough."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    nowhere = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

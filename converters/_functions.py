@@ -106,6 +106,20 @@ def _atan2(call: Call) -> Value:
     return call.emit("Mul", call.emit("Atan", ratio, part="half"), call.constant("two", 2.0))
 
 
+@rule("hypot")
+def _hypot(call: Call) -> Value:
+    squares = [call.emit("Mul", call[k], call[k], part=f"{k}.square") for k in ("self", "other")]
+    return call.emit("Sqrt", call.emit("Add", *squares, part="sum"))
+
+
+@rule("rrelu", "rrelu_with_noise", "rrelu_with_noise_functional")
+def _rrelu(call: Call) -> Value:
+    """Outside training the slope is the mean of its bounds."""
+    if call.get("training", False):
+        raise Refused("it draws at random in training mode; export the model after model.eval()")
+    return call.emit("LeakyRelu", call.first, alpha=(float(call["lower"]) + float(call["upper"])) / 2)
+
+
 @rule("rsqrt")
 def _rsqrt(call: Call) -> Value:
     return call.emit("Div", call.constant("one", 1.0), call.emit("Sqrt", call.first, part="root"))

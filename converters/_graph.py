@@ -35,7 +35,7 @@ class Builder:
         self.names = Names(exported)
         self.faults: dict[tuple[str, str], UnsupportedLayer] = {}
         self.values: dict[Node, Any] = {}
-        self.known: dict[Node, torch.Tensor] = {}
+        self.known: dict[Node, Any] = {}
         self.failed: set[Node] = set()
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
@@ -62,9 +62,10 @@ class Builder:
                 f"{count} layer{'s' if count > 1 else ''} of the model cannot be converted", self.faults.values()
             )
         self.outputs = [self._value(node) for node in outputs]
+        taken = {parent for vertex in self.net.vertices.values() for parent in vertex.parents}
         names: list[str] = []
         for value in self.outputs:
-            names.append(self._output(value, names))
+            names.append(self._output(value, taken.union(names)))
         self.net.set_outputs(names)
         return self.net
 
@@ -213,6 +214,9 @@ class Builder:
 
     def _add_item(self, node: Node) -> None:
         source, index = node.args
+        if source in self.known:
+            self.known[node] = self.known[source][index]
+            return
         results = self.values[source]
         if isinstance(results, Value):
             if index != 0:
@@ -235,7 +239,7 @@ class Builder:
         positional = [v for a, v in zip(schema, values, strict=True) if not a.kwarg_only]
         keywords = {a.name: v for a, v in zip(schema, values, strict=True) if a.kwarg_only}
         result = node.target(*positional, **keywords)  # type: ignore[operator]
-        if not isinstance(result, torch.Tensor):
+        if not isinstance(result, (torch.Tensor, tuple, list)):
             return False
         self.known[node] = result
         return True
@@ -254,8 +258,8 @@ class Builder:
                     self._fault(node, packet_of(node), f"an output of {kind} is not a number with a derivative")
         return found
 
-    def _output(self, value: Value, taken: list[str]) -> str:
-        """The vertex of an output: an op, and one for each output, since outputs carry noise."""
+    def _output(self, value: Value, taken: set[str]) -> str:
+        """The vertex of an output: an op of its own without children, since outputs are observed."""
         name = self.plates.output(value)
         if name not in taken:
             return name

@@ -57,6 +57,16 @@ def _einsum(call: Call) -> Value:
     return call.emit("Einsum", *operands, equation=equation)
 
 
+@rule("bilinear")
+def _bilinear(call: Call) -> Value:
+    """x1 W_o x2 for each output o."""
+    rows = "abcdefgh"[: len(call["input1"].row) - 1]
+    operands, equation = [call["input1"], call["weight"], call["input2"]], f"{rows}i,oij,{rows}j->{rows}o"
+    if not call.get("bias"):
+        return call.emit("Einsum", *operands, equation=equation)
+    return call.emit("Add", call.emit("Einsum", *operands, part="product", equation=equation), call["bias"])
+
+
 def _spelled_out(equation: str, ranks: Sequence[int]) -> str:
     left, arrow, right = equation.partition("->")
     spare = [letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter not in equation]

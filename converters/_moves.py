@@ -82,7 +82,17 @@ def _unsqueeze(call: Call) -> Value:
     return call.emit("Unsqueeze", call.first, axes=[int(call["dim"]) % len(call.shape)])
 
 
-@rule("permute", "transpose", "t", "numpy_T", "mT", "swapaxes", "movedim")
+@rule("movedim", "moveaxis")
+def _movedim(call: Call) -> Value:
+    rank = len(call.first.row)
+    moves = [[dim % rank for dim in spread(call[key], 1)] for key in ("source", "destination")]
+    order = [axis for axis in range(rank) if axis not in moves[0]]
+    for target, axis in sorted(zip(moves[1], moves[0], strict=True)):
+        order.insert(target, axis)
+    return call.emit("Transpose", call.first, perm=order)
+
+
+@rule("permute", "transpose", "t", "numpy_T", "mT", "swapaxes", "swapdims")
 def _permute(call: Call) -> Value:
     rank = len(call.first.row)
     order = list(range(rank))
@@ -235,17 +245,28 @@ def _index_select(call: Call) -> Value:
 
 @rule("gather")
 def _gather(call: Call) -> Value:
-    return call.emit("GatherElements", call.first, call["index"], axis=int(call["dim"]) % len(call.first.row))
+    x, index, axis = call.first, call["index"], int(call["dim"]) % len(call.first.row)
+    if x.plated and index.data is not None and index.layout == x.layout and len(index.event) == 1:
+        picked = call.constant("index", index.data)  # one row of numbers for all samples
+        return call.emit("Gather", x, picked, axis=axis)
+    return call.emit("GatherElements", x, index, axis=axis)
 
 
 @rule("index")
 def _index(call: Call) -> Value:
-    """One index tensor, along one axis."""
+    """One index tensor along one axis, or constant ones along neighbouring axes."""
+    x = call.first
     given = [(axis, index) for axis, index in enumerate(call["indices"]) if index is not None]
-    if len(given) != 1:
-        raise Refused("indexing with several tensors has no counterpart; use gather or index_select")
-    axis, index = given[0]
-    return call.emit("Gather", call.first, index, axis=axis)
+    axes, tables = [axis for axis, _ in given], [index.data for _, index in given]
+    if len(given) == 1:
+        return call.emit("Gather", x, given[0][1], axis=axes[0])
+    if axes != list(range(axes[0], axes[0] + len(axes))) or any(table is None for table in tables):
+        raise Refused("indexing with several tensors that are no constants; use gather or index_select")
+    sizes = tuple(int(x.shape[axis]) for axis in axes)
+    flat = call.emit("Reshape", x, part="flat", shape=[*x.shape[: axes[0]], -1, *x.shape[axes[-1] + 1 :]])
+    tables = [np.where(t < 0, t + n, t) for t, n in zip(tables, sizes, strict=True)]
+    index = np.ravel_multi_index(tuple(t.astype(int) for t in np.broadcast_arrays(*tables)), sizes)
+    return call.emit("Gather", flat, call.constant("index", index), axis=axes[0])
 
 
 @rule("tril", "triu")

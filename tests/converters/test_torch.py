@@ -308,7 +308,7 @@ def test_every_unsupported_layer_is_listed() -> None:
     module = Call(
         lambda m, x: torch.special.i0(m.act(torch.lgamma(m.act(m.fc(x)))).cumsum(0)),
         fc=nn.Linear(4, 4),
-        act=nn.Sequential(nn.RReLU(), Call(lambda m, x: torch.linalg.inv(x.view(-1, 2, 2)).flatten(1))),
+        act=nn.Sequential(nn.ReLU(), Call(lambda m, x: torch.linalg.inv(x.view(-1, 2, 2)).flatten(1))),
     )
     with pytest.raises(ConversionError) as caught:
         from_torch(module.eval(), torch.randn(3, 4))
