@@ -71,5 +71,5 @@ def test_they_are_saved_and_loaded(tmp_path):
 def test_indices_that_lie_outside_are_named_when_the_net_is_built():
     net = embedding_net()
     net.add_parameter("far", np.array([7.0]))
-    with pytest.raises(gbn.GraphError, match="'none': Gather does not take its parents .*got 7, expected -7 to 6"):
+    with pytest.raises(gbn.GraphError, match=r"'none': Gather does not take its parents .*got 7, expected -7 to 6"):
         net.add("none", "Gather", ["table", "far"])
