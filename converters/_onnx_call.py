@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from converters._onnx_graph import Builder
     from converters._onnx_scope import Scope
 
-__all__ = ["RULES", "Array", "Call", "Failed", "Node", "Pair", "Refused", "Shape", "Value", "rule", "same"]
+__all__ = ["END", "RULES", "Array", "Call", "Failed", "Node", "Pair", "Refused", "Shape", "Value", "rule", "same"]
 
+END = 2**63 - 1
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 Pair = tuple[Array, Array]
@@ -183,6 +184,16 @@ class Call:
     def emit(self, op: str, *values: Value, part: str = "", output: int = 0, **attributes: Any) -> Value:
         """Add a vertex: output number ``output`` of the node, or a ``part`` on the way to it."""
         return self.builder.emit(self, op, values, self.label(part, output), attributes)
+
+    def cut(self, x: Value, start: Any, end: Any, axis: int, part: str = "", output: int = 0) -> Value:
+        """Add a slice along one axis."""
+        along: dict[str, Any] = {"starts": [start], "ends": [end], "axes": [axis], "steps": [1]}
+        return self.emit("Slice", x, part=part, output=output, **along)
+
+    def entry(self, x: Value, axis: int, k: int, part: str = "") -> Value:
+        """Add entry k of an axis, which is gone then."""
+        row = self.cut(x, k, k + 1 or END, axis, f"{part}.row" if part else "row")
+        return self.emit("Squeeze", row, part=part, axes=[axis])
 
     def constant(self, part: str, value: Any) -> Value:
         """A number that the node holds as an attribute."""

@@ -27,7 +27,9 @@ def _scalar(value: Value, what: str) -> int:
     return int(first[0])
 
 
-def _run(call: Call, graph: onnx.GraphProto, given: Sequence[Value | None], prefix: str, names: dict[str, str]) -> Scope:
+def _run(
+    call: Call, graph: onnx.GraphProto, given: Sequence[Value | None], prefix: str, names: dict[str, str]
+) -> Scope:
     """A subgraph with values for its inputs."""
     scope = call.scope.block(prefix, names)
     for tensor in graph.initializer:
@@ -99,7 +101,7 @@ def _scan(call: Call) -> list[Value | None]:
     if length > _TURNS:
         raise Refused(f"it takes more than {_TURNS} turns")
     backward = call.attribute("scan_input_directions", [0] * count)
-    rows = [_entries(call, x, axis, length) for x, axis in zip(inputs, axes, strict=True)]
+    rows = [[call.entry(x, axis, k, "entry") for k in range(length)] for x, axis in zip(inputs, axes, strict=True)]
     rows = [row[::-1] if back else row for row, back in zip(rows, backward, strict=True)]
     scans: list[list[Value]] = [[] for _ in graph.output[len(states) :]]
     for turn in range(length):
@@ -116,15 +118,6 @@ def _scan(call: Call) -> list[Value | None]:
     return [*states, *stacked]
 
 
-def _entries(call: Call, x: Value, axis: int, length: int) -> list[Value]:
-    """The entries of an axis, one by one."""
-    found = []
-    for k in range(length):
-        row = call.emit("Slice", x, part="row", starts=[k], ends=[k + 1], axes=[axis], steps=[1])
-        found.append(call.emit("Squeeze", row, part="entry", axes=[axis]))
-    return found
-
-
 def _stacked(call: Call, values: Sequence[Value], axis: int, output: int) -> Value | None:
     """Values side by side along a new axis."""
     if output >= len(call.wanted) or not call.wanted[output]:
@@ -134,5 +127,3 @@ def _stacked(call: Call, values: Sequence[Value], axis: int, output: int) -> Val
     axis = call.axis(axis, values[0].rank + 1)
     rows = [call.emit("Unsqueeze", value, part="row", output=output, axes=[axis]) for value in values]
     return call.emit("Concat", *rows, output=output, axis=axis)
-
-

@@ -20,7 +20,6 @@ __all__ = ["FOLDS", "dtype_of", "fold"]
 
 Fold = Callable[[Node, "list[Array | None]"], Any]
 FOLDS: dict[str, Fold] = {}
-_END = 2**63 - 1
 
 
 def fold(node: Node, inputs: list[Array | None]) -> list[Array]:
@@ -294,7 +293,8 @@ def _range(node: Node, inputs: list[Array | None]) -> Any:
 def _eye(node: Node, inputs: list[Array | None]) -> Any:
     x = _required(inputs, 0)
     dtype = dtype_of(int(node.attributes["dtype"])) if "dtype" in node.attributes else x.dtype
-    return np.eye(*x.shape, k=int(node.attributes.get("k", 0)), dtype=dtype)
+    rows, columns = x.shape
+    return np.eye(rows, columns, k=int(node.attributes.get("k", 0)), dtype=dtype)
 
 
 @_enter("OneHot")
@@ -304,7 +304,9 @@ def _one_hot(node: Node, inputs: list[Array | None]) -> Any:
     _bounded(index.size * max(size, 0))
     index = np.where(index < 0, index + size, index)
     axis = axis + index.ndim + 1 if axis < 0 else axis
-    hot = np.expand_dims(index, axis) == np.arange(size).reshape([-1 if k == axis else 1 for k in range(index.ndim + 1)])
+    hot = np.expand_dims(index, axis) == np.arange(size).reshape(
+        [-1 if k == axis else 1 for k in range(index.ndim + 1)]
+    )
     return np.where(hot, values[1], values[0]).astype(values.dtype)
 
 
@@ -355,7 +357,11 @@ def _reduction(function: Callable[..., Any]) -> Fold:
     return compute
 
 
-FOLDS |= {
-    f"Reduce{name}": _reduction(function)
-    for name, function in {"Sum": np.sum, "Prod": np.prod, "Max": np.max, "Min": np.min, "Mean": np.mean}.items()
+_REDUCTIONS: dict[str, Callable[..., Any]] = {
+    "Sum": np.sum,
+    "Prod": np.prod,
+    "Max": np.max,
+    "Min": np.min,
+    "Mean": np.mean,
 }
+FOLDS |= {f"Reduce{name}": _reduction(function) for name, function in _REDUCTIONS.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,29 @@ import onnx
 from onnx import TensorProto
 
 from converters import _onnx_control, _onnx_recurrent, _onnx_rules, _onnx_sequences  # noqa: F401 - enter their rules
-from converters._onnx_call import RULES, Array, Call, Failed, Node, Pair, Shape, Value, same
+from converters._onnx_call import RULES, Array, Call, Failed, Node, Pair, Value
 from converters._onnx_fold import FOLDS, dtype_of, fold
 from converters._onnx_read import LIMIT, array_of, sparse_array_of
 from converters._onnx_scope import DEPTH, NODES, TOO_DEEP, TOO_MANY, Library, Scope, names_read, parse
-from converters._plates import Layout, Plates, Refused, Samples
+from converters._onnx_vertices import Vertices, clean
+from converters._plates import Refused
 from gbn import ops
 from gbn.errors import ConversionError, GraphError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
-from gbn.ops.footprint import footprint
 
 __all__ = ["Builder"]
 
-# Of all vertices together, for one sample: each is tried when it is made.
-_ENTRIES = 1 << 30
 _REMEDY = (
     "an operator is added with gbn.ops.op, after which it converts under its ONNX name, or, where it is a function of "
     "others, as a function of the model (onnx.FunctionProto)"
 )
 # Their results are numbers even where the inputs are weights.
-_COUNTS = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "IsNaN", "NonZero"})
+_COUNTS = frozenset(
+    {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Not", "And", "Or", "IsNaN", "NonZero"}
+)
 
 
-class Builder:
+class Builder(Vertices):
     """Adds the vertices of a model to a net, and gathers every node that has no counterpart.
 
     Args:
@@ -46,17 +47,14 @@ class Builder:
     def __init__(
         self, model: onnx.ModelProto, folder: Path | None, sizes: dict[str, list[int | None]], baked: int | None
     ) -> None:
+        super().__init__(_dtype(model), baked)
         self.model, self.folder, self.sizes = model, folder, sizes
-        self.trials = (6, 35) if baked is None else (baked, 6 * baked + 5)
         self.library = Library(model)
         self.library.check_size(model.graph.node)
         self.faults: dict[tuple[str, str], UnsupportedLayer] = {}
-        self.count = self.entries = 0
+        self.count = 0
         self.results: list[Any] = []
         self.declared = {v.name: v for v in [*model.graph.value_info, *model.graph.output]}
-        self.dtype = self._dtype()
-        self.net = GaussianBayesNet(dtype=self.dtype)
-        self.plates = Plates(self.net) if baked is None else Plates(self.net, baked=baked)
 
     def build(self) -> GaussianBayesNet:
         """The net.
@@ -74,7 +72,7 @@ class Builder:
         outputs = [self._fetch(info.name, scope) for info in graph.output]
         for info, value in zip(graph.output, outputs, strict=True):
             if value is not None:
-                self._guarded(info.name, "output", lambda v=value: self.plates.vertex(self.ref(v)))
+                self._guarded(info.name, "output", partial(self._make, value))
         if self.faults:
             count = len(self.faults)
             raise ConversionError(
@@ -84,15 +82,9 @@ class Builder:
         self.net.set_outputs([self._output(i.name, v) for i, v in zip(graph.output, outputs, strict=True)])
         return self.net
 
-    def _dtype(self) -> np.dtype[Any]:
-        """Of the weights; of the inputs where there are none."""
-        weights = [tensor.data_type for tensor in self.model.graph.initializer]
-        inputs = [info.type.tensor_type.elem_type for info in self.model.graph.input]
-        return np.dtype(np.float64 if TensorProto.DOUBLE in [*weights, *inputs] else np.float32)
-
     def _add_initialisers(self, graph: onnx.GraphProto, scope: Scope) -> None:
         for tensor in graph.initializer:
-            if not self._guarded(tensor.name, "initialiser", lambda t=tensor: self.add_tensor(t, scope)):
+            if not self._guarded(tensor.name, "initialiser", partial(self.add_tensor, tensor, scope)):
                 scope.fail(tensor.name)
         for sparse in graph.sparse_initializer:
             name = sparse.values.name
@@ -121,7 +113,7 @@ class Builder:
                 raise Refused(f"its shape {tuple(event)} has more than {LIMIT} entries")
             ref = self.plates.input(clean(info.name), tuple(event), sample_axis=axis)
             self._note(ref, info.name)
-            scope.define(info.name, Value(info.name, self._trial_shapes(ref.shape), dtype, ref=ref))
+            scope.define(info.name, Value(info.name, self.trial_shapes(ref.shape), dtype, ref=ref))
 
         self._guarded(info.name, "input", add)
         if info.name not in scope:
@@ -133,12 +125,6 @@ class Builder:
         if vertex != source:
             self.net.describe(vertex, source=source)
 
-    def _trial_shapes(self, shape: Iterable[Any]) -> tuple[Shape, Shape]:
-        first, second = (
-            tuple(size.factor * n if isinstance(size, Samples) else int(size) for size in shape) for n in self.trials
-        )
-        return first, second
-
     def _guarded(self, place: str, operation: str, action: Callable[[], None]) -> bool:
         """Run an action; where it is refused, note what for and go on, so that one error names them all."""
         try:
@@ -146,18 +132,18 @@ class Builder:
         except Failed:
             return False
         except Refused as error:
-            self.fault(place, operation, str(error))
+            self._fault(place, operation, str(error))
         except GraphError as error:
-            self.fault(place, operation, str(error))
+            self._fault(place, operation, str(error))
         except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError) as error:
             if isinstance(error, ConversionError):
                 raise
-            self.fault(place, operation, f"a form that is not supported: {type(error).__name__}: {error}")
+            self._fault(place, operation, f"a form that is not supported: {type(error).__name__}: {error}")
         else:
             return True
         return False
 
-    def fault(self, place: str, operation: str, reason: str) -> None:
+    def _fault(self, place: str, operation: str, reason: str) -> None:
         """Note a node that cannot be converted."""
         self.faults.setdefault((place, operation), UnsupportedLayer(place, operation, reason))
 
@@ -171,7 +157,7 @@ class Builder:
             if self.count > NODES:
                 raise ConversionError(TOO_MANY)
             node = parse(message, scope)
-            if not self._guarded(scope.place(node), node.op, lambda n=node: self._convert(n, scope)):
+            if not self._guarded(scope.place(node), node.op, partial(self._convert, node, scope)):
                 for name in node.outputs:
                     self._stand_in(name, scope)
 
@@ -224,7 +210,11 @@ class Builder:
     def _check_declared(self, name: str, value: Value, scope: Scope) -> None:
         """The model's own shapes, where it has any, are those of the net."""
         info = self.declared.get(name) if scope.parent is None else None
-        if info is None or info.type.WhichOneof("value") != "tensor_type" or not info.type.tensor_type.HasField("shape"):
+        if (
+            info is None
+            or info.type.WhichOneof("value") != "tensor_type"
+            or not info.type.tensor_type.HasField("shape")
+        ):
             return
         dims = info.type.tensor_type.shape.dim
         # What varies with the number of samples was declared for the model's own, if at all.
@@ -314,76 +304,8 @@ class Builder:
             raise Failed
         return [scope.get(name) for name in function.output]
 
-    def ref(self, value: Value) -> Any:
-        """The value as a vertex: what is a constant becomes one when it is first used as such."""
-        if value.items is not None:
-            raise Refused(f"{value.name!r} is a sequence of tensors, where a tensor is needed")
-        if value.ref is None:
-            value.ref = self._parameter(value) if value.learned else self._constant(value)
-        return value.ref
-
-    def _parameter(self, value: Value) -> Any:
-        array = value.arrays[0].astype(self.dtype)
-        if not np.isfinite(array).all():  # a mask
-            return self._constant(value)
-        ref = self.plates.parameter(clean(value.name), array)
-        self.net.describe(self.plates.vertex(ref), source=value.source)
-        return ref
-
-    def _constant(self, value: Value) -> Any:
-        first, second = (array.astype(self.dtype) for array in value.arrays)
-        if same(first, second):
-            return self.plates.constant(clean(value.name), first, source=value.source)
-        sizes = [self.size(a, b) for a, b in zip(*value.shapes, strict=True)]
-        axes = [k for k, size in enumerate(sizes) if isinstance(size, Samples)]
-        if len(axes) != 1:
-            raise Refused(f"the constant {value.name!r} depends on the number of samples")
-        axis, count = axes[0], sizes[axes[0]].factor
-        row = first.take(range(count), axis=axis)
-        whole = (np.tile(row, [n if k == axis else 1 for k in range(row.ndim)]) for n in self.trials)
-        if not all(same(a, b) for a, b in zip(whole, (first, second), strict=True)):
-            raise Refused(f"the constant {value.name!r} differs between samples")
-        return self.plates.constant(clean(value.name), row, Layout(axis, 1, count), source=value.source)
-
-    def size(self, a: int, b: int) -> Any:
-        """One size from those of the two trials: a number, or a multiple of the number of samples."""
-        if a == b:
-            return int(a)
-        first, second = self.trials
-        if a % first or a // first * second != b:
-            raise Refused("it computes a size from the number of samples that is no multiple of it")
-        return Samples(int(a) // first)
-
-    def emit(self, call: Call, op: str, values: Sequence[Value], label: str, attributes: dict[str, Any]) -> Value:
-        """Add the vertices of an op on the axes of the source."""
-        if op not in ops.OPS:
-            raise Refused("no counterpart" if op == call.node.op else f"there is no op {op}")
-        refs = [self.ref(value) for value in values]
-        self._check_footprint(op, values, attributes)
-        name = self.plates.unique(clean(label))
-        result = self.plates.emit(op, refs, name=name, **attributes)
-        shapes = self._trial_shapes(result.shape)
-        if label != name and name in self.net:
-            self.net.describe(name, source=label)
-        data = result.data if result.layout is None else None
-        read = None if data is None else lambda: (data, data)
-        return Value(label, shapes, _onnx_rules.dtype_after(op, values, attributes), read, ref=result)
-
-    def _check_footprint(self, op: str, values: Sequence[Value], attributes: dict[str, Any]) -> None:
-        """Refuse what would need memory out of all proportion, before it takes any."""
-        first = self.trials[0]
-        given = {key: _at(entry, first) for key, entry in attributes.items()}
-        try:
-            needed = footprint(op, [value.shapes[0] for value in values], given)
-        except Exception as error:
-            raise Refused(str(error)) from error
-        rows = first if any(value.shapes[0] != value.shapes[1] for value in values) else 1
-        stored = sum(math.prod(value.shapes[0]) for value in values if value.source is not None)
-        if max(needed, default=0) > max(rows * LIMIT, stored):
-            raise Refused(f"it would need {max(needed) // rows} entries of memory, more than {LIMIT}")
-        self.entries += max(needed, default=0) // rows
-        if self.entries > _ENTRIES:
-            raise ConversionError(f"the vertices of this model have more than {_ENTRIES} entries for one sample")
+    def _make(self, value: Value) -> None:
+        self.plates.vertex(self.ref(value))
 
     def _output(self, name: str, value: Value | None) -> str:
         if value is None:
@@ -395,16 +317,11 @@ class Builder:
         return self.plates.output(ref)
 
 
-def clean(label: str) -> str:
-    """The name of a value as the name of a vertex, which has no slashes."""
-    return label.replace("\\", "/").strip("/").replace("/", ".").replace("\0", "") or "value"
-
-
-def _at(value: Any, samples: int) -> Any:
-    """An attribute for a given number of samples."""
-    if isinstance(value, (list, tuple)):
-        return [_at(entry, samples) for entry in value]
-    return value.factor * samples if isinstance(value, Samples) else value
+def _dtype(model: onnx.ModelProto) -> np.dtype[Any]:
+    """Of the weights; of the inputs where there are none."""
+    weights = [tensor.data_type for tensor in model.graph.initializer]
+    inputs = [info.type.tensor_type.elem_type for info in model.graph.input]
+    return np.dtype(np.float64 if TensorProto.DOUBLE in [*weights, *inputs] else np.float32)
 
 
 def build(

@@ -20,7 +20,7 @@ class Mixed(ConversionError):
 
 
 def input_sizes(
-    model: onnx.ModelProto, example: Any, sample_axis: int | None | Sequence[int | None]
+    model: onnx.ModelProto, example: Any, sample_axis: int | Sequence[int | None] | None
 ) -> tuple[Sizes, int | None]:
     """Shapes of the inputs, None at the axis of the samples, and the number of samples that they were fixed for.
 
@@ -54,7 +54,8 @@ def input_sizes(
     }
     if faults:
         raise ConversionError(
-            "inputs have axes of any size, where a net has a fixed event; give an example, whose sizes are taken", faults
+            "inputs have axes of any size, where a net has a fixed event; give an example, whose sizes are taken",
+            faults,
         )
     if len(fixed) < len(sampled) or not fixed:
         return found, None

@@ -49,7 +49,7 @@ class Direction:
     bias: Value | None
     recurrent_bias: Value | None
     peepholes: list[Value] | None
-    activations: list[tuple[str, dict[str, float]]]
+    activations: list[tuple[str, dict[str, Any]]]
 
     def gates(self, x: Value, h: Value, part: str) -> tuple[Value, Value]:
         """Affine in the input, and in the state; shape: (samples, gates * hidden)."""
@@ -62,8 +62,7 @@ class Direction:
 
     def gate(self, x: Value, k: int, part: str) -> Value:
         """Columns of gate k."""
-        given = {"starts": [k * self.hidden], "ends": [(k + 1) * self.hidden], "axes": [x.rank - 1], "steps": [1]}
-        return self.call.emit("Slice", x, part=part, **given)
+        return self.call.cut(x, k * self.hidden, (k + 1) * self.hidden, x.rank - 1, part)
 
     def activate(self, k: int, x: Value, part: str) -> Value:
         """Activation k, of the input clipped where the layer clips."""
@@ -123,9 +122,9 @@ def _gru(d: Direction, x: Value, states: States, part: str) -> States:
         recurrent = d.call.emit("Mul", r, d.gate(theirs, 2, part), part=f"{part}.reset")
     else:
         reset = d.call.emit("Mul", r, hidden, part=f"{part}.reset")
-        rows = {"starts": [2 * d.hidden], "ends": [3 * d.hidden], "axes": [0], "steps": [1]}
-        weight = d.call.emit("Slice", d.recurrent, part=f"{d.name}.R_h", **rows)
-        bias = d.recurrent_bias and d.call.emit("Slice", d.recurrent_bias, part=f"{d.name}.Rb_h", **rows)
+        low, high = 2 * d.hidden, 3 * d.hidden
+        weight = d.call.cut(d.recurrent, low, high, 0, f"{d.name}.R_h")
+        bias = d.recurrent_bias and d.call.cut(d.recurrent_bias, low, high, 0, f"{d.name}.Rb_h")
         recurrent = d.affine(reset, weight, bias, f"{part}.h_reset")
     new = d.activate(1, d.add(f"{part}.h_sum", d.gate(ours, 2, part), recurrent), f"{part}.new")
     change = d.call.emit("Mul", z, d.call.emit("Sub", hidden, new, part=f"{part}.change"), part=f"{part}.kept")
@@ -144,7 +143,7 @@ def _recurrent(call: Call) -> list[Value | None]:
     if call[0].shapes[1][time_axis] != length:
         raise Refused("the number of its time steps depends on the number of samples")
     _check_lengths(call, length)
-    steps = [_at(call, call[0], time_axis, t, f"x{t}") for t in range(length)]
+    steps = [call.entry(call[0], time_axis, t, f"x{t}") for t in range(length)]
     results: list[tuple[list[Value], States]] = []
     for k, name in enumerate(names):
         direction = _direction(call, k, name)
@@ -199,39 +198,32 @@ def _check_lengths(call: Call, length: int) -> None:
         raise Refused("sequences of different lengths (sequence_lens) are not supported")
 
 
-def _at(call: Call, x: Value, axis: int, k: int, part: str) -> Value:
-    """Entry k of an axis, which is gone then."""
-    row = call.emit("Slice", x, part=f"{part}.row", starts=[k], ends=[k + 1], axes=[axis], steps=[1])
-    return call.emit("Squeeze", row, part=part, axes=[axis])
-
-
 def _direction(call: Call, k: int, name: str) -> Direction:
     hidden, gates = call[2].shape[2], _GATES[call.node.op]
     bias = recurrent_bias = None
     if call.input(3) is not None:
-        both = _at(call, call[3], 0, k, f"{name}.B")
+        both = call.entry(call[3], 0, k, f"{name}.B")
         halves = [(0, gates * hidden), (gates * hidden, 2 * gates * hidden)]
         bias, recurrent_bias = (
-            call.emit("Slice", both, part=f"{name}.{part}", starts=[a], ends=[b], axes=[0], steps=[1])
-            for part, (a, b) in zip(("Wb", "Rb"), halves, strict=True)
+            call.cut(both, a, b, 0, f"{name}.{part}") for part, (a, b) in zip(("Wb", "Rb"), halves, strict=True)
         )
     peepholes = None
     if call.node.op == "LSTM" and call.input(7) is not None:
-        row = _at(call, call[7], 0, k, f"{name}.P")
-        cuts = [{"starts": [j * hidden], "ends": [(j + 1) * hidden], "axes": [0], "steps": [1]} for j in range(3)]
-        peepholes = [call.emit("Slice", row, part=f"{name}.P_{gate}", **c) for gate, c in zip("iof", cuts, strict=True)]
-    weights = (_at(call, call[j], 0, k, f"{name}.{part}") for j, part in ((1, "W"), (2, "R")))
-    return Direction(call, name, hidden, *weights, bias, recurrent_bias, peepholes, _activations(call, k))
+        row = call.entry(call[7], 0, k, f"{name}.P")
+        peepholes = [call.cut(row, j * hidden, (j + 1) * hidden, 0, f"{name}.P_{gate}") for j, gate in enumerate("iof")]
+    weight, recurrent = (call.entry(call[j], 0, k, f"{name}.{part}") for j, part in ((1, "W"), (2, "R")))
+    activations = _activations(call, k)
+    return Direction(call, name, hidden, weight, recurrent, bias, recurrent_bias, peepholes, activations)
 
 
-def _activations(call: Call, k: int) -> list[tuple[str, dict[str, float]]]:
+def _activations(call: Call, k: int) -> list[tuple[str, dict[str, Any]]]:
     """Those of direction k, with the parameters that the node lists for all of them in turn."""
     default = _DEFAULTS[call.node.op]
     count = len(default)
     given = call.attribute("activations") or default * len(_directions(call))
     known = {name.lower(): name for name in _PARAMETERS}
     alphas, betas = (iter(call.attribute(f"activation_{key}", [])) for key in ("alpha", "beta"))
-    found: list[tuple[str, dict[str, float]]] = []
+    found: list[tuple[str, dict[str, Any]]] = []
     for name in given:
         if name.lower() not in known:
             raise Refused(f"its activation {name!r} is not supported")
@@ -251,5 +243,5 @@ def _initial(call: Call, k: int, hidden: int, count: int) -> States:
         if given is None or (given.known and not any(array.any() for array in given.arrays)):
             states.append(Value.of(call.label(part), np.zeros((1, hidden), call.builder.dtype)))
         else:
-            states.append(_at(call, given, 1 if call.attribute("layout", 0) else 0, k, part))
+            states.append(call.entry(given, 1 if call.attribute("layout", 0) else 0, k, part))
     return states

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from converters._onnx_call import Array, Call, Value, rule, same
+from converters._onnx_call import END, Array, Call, Value, rule, same
 from converters._onnx_fold import dtype_of
 from converters._onnx_read import array_of, sparse_array_of
 from converters._plates import Refused, Samples
@@ -27,8 +27,9 @@ _TRUTHS = frozenset(
 # What the ops here call otherwise.
 _ALIASES = {"constant_value": "value"}
 # Attributes that say how something is computed or stored, not what.
-_SILENT = frozenset({"storage_order", "stash_type", "consumed_inputs", "seed", "saturate", "round_mode", "precision", "broadcast"})
-_END = 2**63 - 1
+_SILENT = frozenset(
+    {"storage_order", "stash_type", "consumed_inputs", "seed", "saturate", "round_mode", "precision", "broadcast"}
+)
 # From this version on these act along one axis; before, on a matrix of all that is before and after it.
 _ONE_AXIS = 13
 
@@ -114,7 +115,7 @@ def _constant(call: Call) -> Value:
 
 @rule("Shape")
 def _shape(call: Call) -> Value:
-    start, end = call.attribute("start", 0), call.attribute("end", _END)
+    start, end = call.attribute("start", 0), call.attribute("end", END)
     first, second = (np.array(shape[start:end], dtype=np.int64) for shape in call[0].shapes)
     return Value.of(call.label(), first, second)
 
@@ -192,13 +193,12 @@ def _clip(call: Call) -> Value:
     given = {k: call.input(k) for k in (1, 2)}
     if all(value is None or value.known for value in given.values()):
         # What is left out, and the bounds of older versions, are attributes as well.
-        low, high = call.option("min", 1), call.option("max", 2)
-        return call.emit("Clip", call[0], **{k: v for k, v in (("min", low), ("max", high)) if v is not None})
-    steps = [(op, value) for op, value in (("Max", given[1]), ("Min", given[2])) if value is not None]
-    y = call[0]
-    for k, (op, bound) in enumerate(steps):
-        y = call.emit(op, y, bound, part="" if k == len(steps) - 1 else "above")
-    return y
+        bounds = {"min": call.option("min", 1), "max": call.option("max", 2)}
+        return call.emit("Clip", call[0], **{key: bound for key, bound in bounds.items() if bound is not None})
+    low, high, y = given[1], given[2], call[0]
+    if low is not None:
+        y = call.emit("Max", y, low, part="" if high is None else "above")
+    return y if high is None else call.emit("Min", y, high)
 
 
 @rule("Split")
@@ -220,12 +220,11 @@ def pieces(call: Call, x: Value, axis: int, lengths: Sequence[Any], outputs: Seq
     found: list[Value | None] = []
     for k, length in enumerate(lengths):
         end = _sum(start, length)
-        cut = {"starts": [start], "ends": [end], "axes": [axis], "steps": [1]}
-        start = end
         if not outputs:
-            found.append(call.emit("Slice", x, part="part", **cut))
+            found.append(call.cut(x, start, end, axis, "part"))
         else:
-            found.append(call.emit("Slice", x, output=k, **cut) if k < len(outputs) and outputs[k] else None)
+            found.append(call.cut(x, start, end, axis, output=k) if k < len(outputs) and outputs[k] else None)
+        start = end
     return found
 
 
@@ -243,7 +242,7 @@ def _slice(call: Call) -> Value:
     kept = [k for k, axis in enumerate(axes) if not _whole(starts[k], ends[k], steps and steps[k])]
     if not kept:
         return call.emit("Identity", call[0])
-    picked = {"starts": starts, "ends": ends, "axes": axes, "steps": steps or [1] * len(axes)}
+    picked: dict[str, Any] = {"starts": starts, "ends": ends, "axes": axes, "steps": steps or [1] * len(axes)}
     return call.emit("Slice", call[0], **{key: [values[k] for k in kept] for key, values in picked.items()})
 
 
@@ -325,9 +324,7 @@ def _gather(call: Call) -> Value:
     axis = call.axis(call.attribute("axis", 0), x.rank)
     if not index.known or index.rank > 0 or not same(*index.arrays):
         return generic(call, axis=axis)
-    place = int(index.arrays[0])
-    row = call.emit("Slice", x, part="row", starts=[place], ends=[place + 1 or _END], axes=[axis], steps=[1])
-    return call.emit("Squeeze", row, axes=[axis])
+    return call.entry(x, axis, int(index.arrays[0]))
 
 
 @rule("Scatter")

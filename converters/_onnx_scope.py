@@ -184,7 +184,9 @@ class Library:
         except onnx.defs.SchemaError:
             return None
         if schema.has_function:
-            versions = [v for v in schema.function_opset_versions if v <= node.version] or schema.function_opset_versions
+            versions = [
+                v for v in schema.function_opset_versions if v <= node.version
+            ] or schema.function_opset_versions
             return _function(schema.get_function_with_opset_version(max(versions)), schema)
         if schema.has_context_dependent_function:
             known = schema.context_dependent_function_opset_versions

@@ -32,7 +32,7 @@ def accepts(obj: Any) -> bool:
 
 
 def convert(
-    obj: Any, example: Any = None, *, sample_axis: int | None | Sequence[int | None] = 0, **options: Any
+    obj: Any, example: Any = None, *, sample_axis: int | Sequence[int | None] | None = 0, **options: Any
 ) -> GaussianBayesNet:
     """The computation graph of an ONNX model, without noise.
 

@@ -139,7 +139,8 @@ def test_external_data_is_read_at_its_offset(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["../secret", "sub/../../secret", "/etc/passwd", "C:\\secret", "..\\secret", "\\\\host\\secret", "", "."]
+    "location",
+    ["../secret", "sub/../../secret", "/etc/passwd", "C:\\secret", "..\\secret", "\\\\host\\secret", "", "."],
 )
 def test_external_data_outside_the_folder(folder: Path, location: str) -> None:
     refused(saved(folder, external(location)), "folder")
@@ -244,12 +245,22 @@ BOMBS: dict[str, tuple[list[Any], list[Any]]] = {
         [],
     ),
     "loop": (
-        [helper.make_node("Loop", ["s", "", "x"], ["y"], body=helper.make_graph(
-            [helper.make_node("Identity", ["cond"], ["go"]), helper.make_node("Tanh", ["h"], ["g"])],
-            "body",
-            [helper.make_tensor_value_info(n, t, ()) for n, t in (("i", INT), ("cond", TensorProto.BOOL), ("h", FLOAT))],
-            [helper.make_tensor_value_info(n, t, ()) for n, t in (("go", TensorProto.BOOL), ("g", FLOAT))],
-        ))],
+        [
+            helper.make_node(
+                "Loop",
+                ["s", "", "x"],
+                ["y"],
+                body=helper.make_graph(
+                    [helper.make_node("Identity", ["cond"], ["go"]), helper.make_node("Tanh", ["h"], ["g"])],
+                    "body",
+                    [
+                        helper.make_tensor_value_info(n, t, ())
+                        for n, t in (("i", INT), ("cond", TensorProto.BOOL), ("h", FLOAT))
+                    ],
+                    [helper.make_tensor_value_info(n, t, ()) for n, t in (("go", TensorProto.BOOL), ("g", FLOAT))],
+                ),
+            )
+        ],
         [ints("s", HUGE)],
     ),
 }
@@ -282,7 +293,9 @@ def test_functions_that_call_each_other_twice() -> None:
         )
         for k in range(20)
     ]
-    leaf = helper.make_function("mine", "f20", ["a"], ["c"], [helper.make_node("Tanh", ["a"], ["c"])], [helper.make_opsetid("", 17)])
+    leaf = helper.make_function(
+        "mine", "f20", ["a"], ["c"], [helper.make_node("Tanh", ["a"], ["c"])], [helper.make_opsetid("", 17)]
+    )
     bomb = model([helper.make_node("f0", ["x"], ["y"], domain="mine")], functions=[*functions, leaf])
     bomb.opset_import.append(helper.make_opsetid("mine", 1))
     refused(bomb, "nodes")
@@ -290,7 +303,12 @@ def test_functions_that_call_each_other_twice() -> None:
 
 def test_a_function_that_calls_itself() -> None:
     function = helper.make_function(
-        "mine", "f", ["a"], ["b"], [helper.make_node("f", ["a"], ["b"], domain="mine")], [helper.make_opsetid("mine", 1)]
+        "mine",
+        "f",
+        ["a"],
+        ["b"],
+        [helper.make_node("f", ["a"], ["b"], domain="mine")],
+        [helper.make_opsetid("mine", 1)],
     )
     refused(model([helper.make_node("f", ["x"], ["y"], domain="mine")], functions=[function]), "nested")
 
@@ -327,7 +345,9 @@ def test_names_that_clash_only_as_vertices() -> None:
     assert net.source_of("a.b#2") == "a.b"
 
 
-@pytest.mark.parametrize("operation", ["RandomNormalLike", "Multinomial", "ImageDecoder", "StringNormalizer", "Unknown"])
+@pytest.mark.parametrize(
+    "operation", ["RandomNormalLike", "Multinomial", "ImageDecoder", "StringNormalizer", "Unknown"]
+)
 def test_operators_without_counterpart(operation: str) -> None:
     refused(model([helper.make_node(operation, ["x"], ["y"])]), operation)
 
