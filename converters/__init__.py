@@ -25,7 +25,7 @@ def from_torch(
     noise: Any = 1.0,
     output_noise: Any = 1.0,
     likelihood: str | Mapping[str, str | None] | None = None,
-    sample_axis: int | None | Sequence[int | None] = 0,
+    sample_axis: int | Sequence[int | None] | None = 0,
 ) -> GaussianBayesNet:
     """Convert a PyTorch module; see :func:`converters.torch.convert` and :func:`gbn.latents.assign_noise`.
 

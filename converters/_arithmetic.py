@@ -172,7 +172,7 @@ def _cumprod(call: Call) -> Value:
     """One entry after the other, as a product of parts."""
     axis, x = int(call["dim"]) % len(call.first.row), call.first
     size = x.row[axis]
-    rows = []
+    rows: list[Value] = []
     for k in range(size):
         part = call.emit("Slice", x, part=f"{k}.entry", starts=[k], ends=[k + 1], axes=[axis], steps=[1])
         rows.append(part if k == 0 else call.emit("Mul", rows[-1], part, part=f"{k}.product"))
@@ -184,11 +184,6 @@ def _logcumsumexp(call: Call) -> Value:
     axis = int(call["dim"]) % len(call.first.row)
     total = call.emit("CumSum", call.emit("Exp", call.first, part="exp"), part="sum", axis=axis)
     return call.emit("Log", total)
-
-
-@rule("dist")
-def _dist(call: Call) -> Value:
-    raise Refused("the distance between batches mixes samples; use torch.linalg.vector_norm over other axes")
 
 
 @rule("any", "all")

@@ -41,7 +41,8 @@ class Call:
     arguments: by schema name, defaults filled in; tensors are :class:`Value`, multiples of the number of samples
         :class:`Samples`.
     shape: of the result, or of the first one.
-    kinds: "f", "i" or "b" for tensors of floating-point numbers, integers and truth values, by argument; "": the result.
+    kinds: "f", "i" or "b" for tensors of floating-point numbers, integers and truth values, by argument; "" is the
+        result.
     """
 
     plates: Plates

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules import transformer
 from torch.export import Dim, ExportedProgram, default_decompositions
+from torch.nn.modules import transformer
 from torch.utils import _pytree as pytree
 
 from converters._aten import ODD, RULES, Samples, Sizes
 from converters._in_place import made_of_rules
+from converters._opaque import whole_layers
 from gbn.errors import ConversionError, UnsupportedLayer
 
 __all__ = [
@@ -317,7 +318,7 @@ def _export(module: nn.Module, args: tuple[Any, ...], axes: Sequence[int | None]
 
     shapes = _by_signature(module, pytree.tree_map(free, args))
     try:
-        with _quiet(), _in_parts(), torch.no_grad():
+        with _quiet(), _in_parts(), whole_layers(), torch.no_grad():
             return torch.export.export(module, args, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many unrelated types
         raise _untraceable(module, error) from error

@@ -9,7 +9,7 @@ import numpy as np
 
 from converters._call import RULES, Call, Refused, Rule, Value, rule
 
-__all__: list[str] = []
+__all__ = ["truncated"]
 
 
 def _unary(op: str, **attributes: Any) -> Rule:
@@ -84,16 +84,20 @@ def _erfc(call: Call) -> Value:
     return call.emit("Sub", call.constant("one", 1.0), call.emit("Erf", call.first, part="erf"))
 
 
-@rule("trunc", "fix")
-def _trunc(call: Call) -> Value:
+def truncated(call: Call) -> Value:
     """sign(x) floor(|x|)."""
     whole = call.emit("Floor", call.emit("Abs", call.first, part="size"), part="floor")
     return call.emit("Mul", call.emit("Sign", call.first, part="sign"), whole)
 
 
+@rule("trunc", "fix")
+def _trunc(call: Call) -> Value:
+    return truncated(call)
+
+
 @rule("frac")
 def _frac(call: Call) -> Value:
-    return call.emit("Sub", call.first, _trunc(call.within(f"{call.name}.trunc")))
+    return call.emit("Sub", call.first, truncated(call.within(f"{call.name}.trunc")))
 
 
 @rule("atan2")
@@ -255,7 +259,9 @@ def _clip(call: Call) -> Value:
 
 @rule("where")
 def _where(call: Call) -> Value:
-    return call.emit("Where", call["condition"], call.operand(call["self"], "self"), call.operand(call["other"], "other"))
+    return call.emit(
+        "Where", call["condition"], call.operand(call["self"], "self"), call.operand(call["other"], "other")
+    )
 
 
 @rule("masked_fill")

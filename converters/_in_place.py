@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from converters._aten import RULES
+from converters._opaque import NAMESPACE
 
 __all__ = ["made_of_rules"]
 
@@ -41,9 +42,13 @@ def _is_size(node: Node) -> bool:
 def _function(node: Node) -> torch._ops.OpOverload | None:
     """What the node calls, as a function; None where it has no rule."""
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or not target._schema.name.startswith("aten::"):
+    if not isinstance(target, torch._ops.OpOverload):
         return None
-    packet = target._schema.name.removeprefix("aten::")
+    namespace, _, packet = target._schema.name.partition("::")
+    if namespace == NAMESPACE:
+        return target
+    if namespace != "aten":
+        return None
     if not target._schema.is_mutable:
         return target if packet in RULES else None
     base = packet.removesuffix("_")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from converters._call import END, RULES, Call, Many, Refused, Samples, Value, rule, spread
+from converters._functions import truncated
 from converters._plates import Layout, at_one
 
 __all__ = ["ALIASES", "is_alias"]
@@ -55,8 +55,7 @@ def _alias(call: Call) -> Value:
         zero = call.emit("Equal", call.first, call.constant("zero", 0.0), part="is_zero")
         return call.emit("Not", zero)
     if call.kinds.get("") == "i" and before == "f":
-        whole = call.emit("Floor", call.emit("Abs", call.first, part="size"), part="whole")
-        return call.emit("Mul", call.emit("Sign", call.first, part="sign"), whole)
+        return truncated(call)
     return call.emit("Identity", call.first)
 
 
@@ -357,8 +356,3 @@ def _full(call: Call) -> Value:
 @rule("scalar_tensor")
 def _scalar(call: Call) -> Value:
     return call.constant("", float(call["s"]))
-
-
-def entries(sizes: Any) -> int:
-    """Number of entries for one sample."""
-    return math.prod(map(at_one, sizes))

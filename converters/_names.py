@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from converters._aten import ALIASES, is_alias
 from converters._export import Exported
+from converters._opaque import NAMESPACE
 
 __all__ = ["PARTS", "Names", "innermost", "is_tensor", "kind_of", "packet_of"]
 
@@ -27,7 +28,7 @@ def packet_of(node: Node) -> str:
         return str(node.args[1]).removeprefix("aten.").partition(".")[0]
     schema = getattr(node.target, "_schema", None)
     name = schema.name if schema is not None else str(node.target)
-    return name.removeprefix("aten::")
+    return name.removeprefix("aten::").removeprefix(f"{NAMESPACE}::")
 
 
 def is_tensor(node: Node) -> bool:

@@ -1,8 +1,8 @@
 """What a rule of the ONNX table reads and returns: one node of a graph, and the values it takes.
 
-The number of samples is an unknown.  Integers that are computed from it (shapes, axes, repeats) are evaluated twice, for
-two trial numbers of samples: what comes out the same is a constant, what comes out in proportion is a multiple of the
-number of samples, and anything else is refused.
+The number of samples is an unknown.  Integers that are computed from it (shapes, axes, repeats) are evaluated twice,
+for two trial numbers of samples: what comes out the same is a constant, what comes out in proportion is a multiple of
+the number of samples, and anything else is refused.
 """
 
 from __future__ import annotations

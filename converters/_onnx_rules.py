@@ -243,7 +243,8 @@ def _slice(call: Call) -> Value:
     if not kept:
         return call.emit("Identity", call[0])
     picked: dict[str, Any] = {"starts": starts, "ends": ends, "axes": axes, "steps": steps or [1] * len(axes)}
-    return call.emit("Slice", call[0], **{key: [values[k] for k in kept] for key, values in picked.items()})
+    picked = {key: [values[k] for k in kept] for key, values in picked.items()}
+    return call.emit("Slice", call[0], **picked)
 
 
 def _whole(start: Any, end: Any, step: Any) -> bool:
@@ -364,6 +365,7 @@ def _behind(call: Call, value: Value, view: list[int]) -> Value:
 
 @rule("OptionalGetElement")
 def _element(call: Call) -> Value:
+    """A value that may be missing, where it is not."""
     return call[0]
 
 

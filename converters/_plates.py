@@ -21,8 +21,8 @@ Interface, for tables of ATen and ONNX operations alike::
 ``emit`` adds what is needed, the last vertex under ``name`` and others as ``name.part``; it may add none.  Sizes among
 its attributes (``shape`` of Reshape and Expand, ``repeats`` of Tile, ``starts`` and ``ends`` of Slice) may be
 :class:`Samples`.  What cannot be said sample by sample raises :class:`Refused`; the message is the reason.  How each
-op acts on layouts is in :mod:`converters._plate_rules` and :mod:`converters._plate_layers`; an op that is in neither
-is taken where samples are plainly on axis 0.
+op acts on layouts is in ``converters/_plate_*.py``; an op that is in none of them is taken where samples are plainly
+on axis 0.
 """
 
 from __future__ import annotations
@@ -351,4 +351,4 @@ def _where_plain(call: Call) -> Value:
     return call.done([value.handle for value in call.operands], PLAIN if layouts else None)
 
 
-from converters import _plate_layers, _plate_rules  # noqa: E402, F401 - enter their rules into the table
+from converters import _plate_layers, _plate_rules, _plate_shapes  # noqa: E402, F401 - enter their rules into the table

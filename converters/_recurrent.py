@@ -91,8 +91,8 @@ CELLS: dict[str, Cell] = {
 def _cell(call: Call) -> Value | Many:
     """One step; its hidden state has the name of the module."""
     hx = call["hx"]
-    biases = [[call[key]] if call.get(key) else [] for key in ("b_ih", "b_hh")]
-    weights = Weights(call["w_ih"], call["w_hh"], *biases)
+    of_input, of_state = ([call[key]] if call.get(key) else [] for key in ("b_ih", "b_hh"))
+    weights = Weights(call["w_ih"], call["w_hh"], of_input, of_state)
     cell = CELLS[call.packet.removesuffix("_cell")]
 
     @cache

@@ -52,8 +52,8 @@ def convert_program(program: ExportedProgram, example: Any, sample_axis: Any) ->
         except ConversionError:
             raise error from None
         warnings.warn(
-            f"the program has fixed shapes and does not treat axis {sample_axis} of its inputs as samples, so the whole "
-            f"of each input is one sample of the net, as with sample_axis=None: {error}",
+            f"the program has fixed shapes and does not treat axis {sample_axis} of its inputs as samples, so the "
+            f"whole of each input is one sample of the net, as with sample_axis=None: {error}",
             stacklevel=5,
         )
         return net

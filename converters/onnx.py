@@ -40,8 +40,8 @@ def convert(
         obj: the path of a ``.onnx`` file (with its external data beside it), the bytes of one, or a ``ModelProto``.
         example: inputs whose shapes fill in sizes that the model leaves open: an array, a tuple of them, or a mapping
             by name; needed only where axes other than that of the samples are open.
-        sample_axis: see :func:`gbn.convert`; a sequence has one entry for each input.  Whether the model leaves the size
-            of this axis open or fixes it, the net takes any number of samples.
+        sample_axis: see :func:`gbn.convert`; a sequence has one entry for each input.  Whether the model leaves the
+            size of this axis open or fixes it, the net takes any number of samples.
 
     Vertices have the names of values, without slashes; ``net.source_of(name)`` is the name in the file, for parameters
     that of their initialiser.  Scalar initialisers, statistics of batch normalisation and Constant nodes are constants.
@@ -77,8 +77,8 @@ def convert(
             raise error from None
         reason = f"{error.layers[0]}" if error.layers else str(error)
         warnings.warn(
-            f"the shapes of this model are fixed, and it mixes what is on axis {sample_axis} ({reason}); its inputs are "
-            "converted as one sample, with all their axes in the event",
+            f"the shapes of this model are fixed, and it mixes what is on axis {sample_axis} ({reason}); its inputs "
+            "are converted as one sample, with all their axes in the event",
             stacklevel=2,
         )
         return net

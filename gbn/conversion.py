@@ -3,7 +3,8 @@
 Converters are found through the entry-point group ``gbn.converters``.  Each entry names a module with
 ``accepts(obj) -> bool``, which must not import the library it is for, and
 ``convert(obj, example=None, **options) -> GaussianBayesNet``, which returns a graph without noise and may take
-``sample_axis``; a ``TAKES`` string says what it takes.  A module whose nets bring their own noise says ``COMPLETE = True``; no policy is applied to them.
+``sample_axis``; a ``TAKES`` string says what it takes.  A module whose nets bring their own noise says
+``COMPLETE = True``; no policy is applied to them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def convert(
     noise: Any = 1.0,
     output_noise: Any = 1.0,
     likelihood: str | Mapping[str, str | None] | None = "auto",
-    sample_axis: int | None | Sequence[int | None] = 0,
+    sample_axis: int | Sequence[int | None] | None = 0,
     **options: Any,
 ) -> GaussianBayesNet:
     """Read a neural network as a Gaussian Bayes net.
@@ -50,9 +51,10 @@ def convert(
         likelihood: "auto" is what the model trains with, as far as the converter knows (a classifier of scikit-learn:
             categorical or bernoulli; PyTorch: Gaussian); else "categorical", "bernoulli", "gaussian" (or None), or a
             mapping output -> likelihood.
-        sample_axis: the axis of the model's inputs that counts the samples, one for all inputs or a sequence with one for
-            each; the net has samples on axis 0 of every vertex nonetheless, ``(N, *the other axes)``.  None: the whole
-            of an input is one sample, so that each vertex has one more axis in front than the model's tensor.
+        sample_axis: the axis of the model's inputs that counts the samples, one for all inputs or a sequence with one
+            for each; the net has samples on axis 0 of every vertex nonetheless, ``(N, *the other axes)``, and an output
+            whose model merges samples with another axis has that axis in its event.  None: the whole of an input is
+            one sample, so that each vertex has one more axis in front than the model's tensor.
         options: passed to the converter.
 
     Raises:
@@ -80,8 +82,8 @@ def convert(
 def _check_takes_axes(converter: ModuleType, sample_axis: Any) -> None:
     if "sample_axis" not in signature(converter.convert).parameters:
         raise ConversionError(
-            f"sample_axis: got {sample_axis!r}, but {converter.__name__} knows samples on axis 0 only; wrap the model so "
-            "that they are on axis 0 of its inputs and outputs"
+            f"sample_axis: got {sample_axis!r}, but {converter.__name__} knows samples on axis 0 only; wrap the model "
+            "so that they are on axis 0 of its inputs and outputs"
         )
 
 

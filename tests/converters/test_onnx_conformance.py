@@ -1,7 +1,7 @@
 """The node tests of the onnx package: forward values, and the maps of every op that they run.
 
-Two tiers are required to pass, case by case, but for what the table of reasons lists.  Of the other cases with results of
-floating point, none may come out wrong: each passes, or is refused.
+Two tiers are required to pass, case by case, but for what the table of reasons lists.  Of the other cases with results
+of floating point, none may come out wrong: each passes, or is refused.
 """
 
 import math
@@ -24,7 +24,8 @@ _CORE = (
     "Abs Add AveragePool BatchNormalization Celu Clip Concat Conv ConvTranspose Cos Div Dropout Elu Erf Exp Flatten "
     "GRU Gelu Gemm GlobalAveragePool GlobalMaxPool GroupNormalization HardSigmoid HardSwish Identity "
     "InstanceNormalization LRN LSTM LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Mean Min Mul "
-    "Neg PRelu Pow RMSNormalization RNN Reciprocal Relu Selu Sigmoid Sin Softmax Softplus Softsign Split Sqrt Sub Sum Tanh Transpose"
+    "Neg PRelu Pow RMSNormalization RNN Reciprocal Relu Selu Sigmoid Sin Softmax Softplus Softsign Split "
+    "Sqrt Sub Sum Tanh Transpose"
 )
 CORE = frozenset(_CORE.split())
 # Whatever else has a derivative in an input of floating point.
@@ -91,8 +92,8 @@ def test_tiers_are_whole(capsys: pytest.CaptureFixture[str]) -> None:
         rest = sum(not outcome("node", name).refusal for name in REST)
         print(
             f"\n{len(load('node'))} node tests; core tier {len(CORE_CASES)} of {len(CORE)} operators, differentiable "
-            f"tier {len(WIDE_CASES)} of {len(DIFFERENTIABLE)}; of both {passing} of {len(REQUIRED)} convert, and {rest} "
-            f"of the {len(REST)} others"
+            f"tier {len(WIDE_CASES)} of {len(DIFFERENTIABLE)}; of both {passing} of {len(REQUIRED)} convert, and "
+            f"{rest} of the {len(REST)} others"
         )
     assert len(CORE_CASES) >= 278
     assert len(WIDE_CASES) >= 510

@@ -97,7 +97,8 @@ IMAGES: dict[str, Callable[..., Any]] = {
         F.interpolate(x, (9, 8), mode="bicubic"), F.avg_pool2d(x, 2, divisor_override=3), F.max_pool2d(x, 3, 1, 1),
         F.dropout2d(x, training=False), F.unfold(x, 1)),
     "several images": lambda m, x: (
-        m.conv(torch.cat([x, x * x], 0)).chunk(2)[1], m.scaling(x.unflatten(1, (2, 2)).flatten(0, 1)).view(len(x), 2, -1),
+        m.conv(torch.cat([x, x * x], 0)).chunk(2)[1],
+        m.scaling(x.unflatten(1, (2, 2)).flatten(0, 1)).view(len(x), 2, -1),
         F.max_pool2d(x.reshape(-1, 1, 6, 6), 2).view(x.size(0), -1), m.conv(torch.stack([x, -x]).flatten(0, 1)),
         F.interpolate(x.reshape(-1, 2, 6, 6), scale_factor=2).relu().view(x.size(0), -1)),
     "volumes": lambda m, x: (
@@ -273,7 +274,9 @@ def test_sample_axis(axis: int) -> None:
     np.testing.assert_allclose(values[net.outputs[0]], module(x).detach().numpy(), rtol=1e-10)
 
 
-@pytest.mark.parametrize("sample_axis, message", [(3, "with 2 axes"), ((0, 0), "one for each of 1 inputs"), ("x", "'x'")])
+@pytest.mark.parametrize(
+    "sample_axis, message", [(3, "with 2 axes"), ((0, 0), "one for each of 1 inputs"), ("x", "'x'")]
+)
 def test_sample_axes_that_are_none(sample_axis: Any, message: str) -> None:
     with pytest.raises(ConversionError, match=f"sample_axis.*{message}"):
         from_torch(nn.Linear(4, 2).eval(), torch.randn(3, 4), sample_axis=sample_axis)
