@@ -48,7 +48,7 @@ def from_onnx(
     noise: Any = 1.0,
     output_noise: Any = 1.0,
     likelihood: str | Mapping[str, str | None] | None = None,
-    sample_axis: int | None | Sequence[int | None] = 0,
+    sample_axis: int | Sequence[int | None] | None = 0,
 ) -> GaussianBayesNet:
     """Convert an ONNX model; see :func:`converters.onnx.convert` and :func:`gbn.latents.assign_noise`.
 

@@ -185,7 +185,7 @@ class Builder(Vertices):
         function = self.library.find(node)
         if missing:
             # What could not be made upstream has been noted there.
-            if node.op not in RULES and node.op not in ops.OPS and function is None and not self._standard(node):
+            if function is None and not self._has_counterpart(node):
                 raise Refused(self._why_not(node))
             for name in node.outputs:
                 self._stand_in(name, scope)
@@ -247,6 +247,10 @@ class Builder(Vertices):
     @staticmethod
     def _standard(node: Node) -> bool:
         return node.domain == ""
+
+    def _has_counterpart(self, node: Node) -> bool:
+        ours = self._standard(node) and (node.op in RULES or node.op in ops.OPS)
+        return ours or self.library.is_composite(node)
 
     def _why_not(self, node: Node) -> str:
         if not self._standard(node):

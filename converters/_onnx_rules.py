@@ -352,15 +352,15 @@ def _dequantize(call: Call) -> Value:
     x = call[0]
     axis = call.axis(call.attribute("axis", 1), x.rank) if call[1].rank else 0
     view = [1] * (x.rank - axis - 1)
-    given = [v if v is None or not v.rank else _behind(call, v, view) for v in (call[1], call.input(2))]
-    shifted = x if given[1] is None else call.emit("Sub", x, given[1], part="shifted")
-    return replace(call.emit("Mul", shifted, given[0]), dtype=call[1].dtype)
+    zero = call.input(2)
+    shifted = x if zero is None else call.emit("Sub", x, _behind(call, zero, view), part="shifted")
+    return replace(call.emit("Mul", shifted, _behind(call, call[1], view)), dtype=call[1].dtype)
 
 
 def _behind(call: Call, value: Value, view: list[int]) -> Value:
-    """A vector with axes of size 1 behind its own."""
+    """A vector with axes of size 1 behind its own; a number as it is."""
     axes = list(range(1, 1 + len(view)))
-    return call.emit("Unsqueeze", value, part="view", axes=axes) if axes else value
+    return call.emit("Unsqueeze", value, part="view", axes=axes) if axes and value.rank else value
 
 
 @rule("OptionalGetElement")

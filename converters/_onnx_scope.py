@@ -176,6 +176,15 @@ class Library:
         """The model's own function of this name."""
         return self.functions.get((node.domain, node.op))
 
+    @staticmethod
+    def is_composite(node: Node) -> bool:
+        """Whether ONNX defines an operator by others."""
+        try:
+            schema = onnx.defs.get_schema(node.op, node.version, node.domain)
+        except onnx.defs.SchemaError:
+            return False
+        return bool(schema.has_function or schema.has_context_dependent_function)
+
     def body(self, call: Call) -> onnx.FunctionProto | None:
         """What ONNX says an operator consists of; None for a primitive one."""
         node, inputs = call.node, call.inputs
