@@ -13,7 +13,7 @@ import numpy as np
 from onnx import TensorProto
 
 from converters._onnx_call import Array, Node
-from converters._onnx_read import LIMIT, array_of
+from converters._onnx_read import CONSTANT_LIMIT, array_of
 from converters._plates import Refused
 
 __all__ = ["FOLDS", "dtype_of", "fold"]
@@ -81,8 +81,8 @@ def _option(node: Node, inputs: list[Array | None], name: str, k: int) -> list[i
 
 
 def _bounded(count: int) -> None:
-    if count > LIMIT:
-        raise Refused(f"its result has {count} entries, more than {LIMIT}")
+    if count > CONSTANT_LIMIT:
+        raise Refused(f"its result has {count} entries, more than {CONSTANT_LIMIT}")
 
 
 def _entrywise(function: Callable[..., Any], keep: bool = True) -> Fold:

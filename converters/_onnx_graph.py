@@ -266,6 +266,7 @@ class Builder(Vertices):
             return None
         pairs = [None if value is None else value.arrays for value in call.inputs]
         first = fold(node, [None if pair is None else pair[0] for pair in pairs])
+        self.spend(sum(array.size for array in first))
         fixed = all(pair is None or pair[0] is pair[1] for pair in pairs)
         second = first if fixed else self._fold_again(node, pairs)
         return [Value.of(n or call.label(), a, b) for n, a, b in zip(call.names, first, second, strict=False)]

@@ -19,12 +19,14 @@ from onnx import TensorProto, numpy_helper
 
 from gbn.errors import ConversionError
 
-__all__ = ["LIMIT", "array_of", "load", "sparse_array_of"]
+__all__ = ["CONSTANT_LIMIT", "LIMIT", "array_of", "load", "sparse_array_of"]
 
 Array = np.ndarray[Any, Any]
 
 # Entries that a result may have, for one sample, where its operands have fewer: what is read has its bytes in a file.
 LIMIT = 1 << 26
+# The same for a constant that the graph computes, which may be a weight.
+CONSTANT_LIMIT = 1 << 27
 _KIND = {
     TensorProto.FLOAT: np.float32,
     TensorProto.DOUBLE: np.float64,
@@ -109,8 +111,8 @@ def sparse_array_of(tensor: onnx.SparseTensorProto, folder: Path | None) -> Arra
     name = tensor.values.name
     shape = tuple(tensor.dims)
     values, indices = array_of(tensor.values, folder).reshape(-1), array_of(tensor.indices, folder)
-    if any(size < 1 for size in shape) or math.prod(shape) > LIMIT:
-        raise ConversionError(f"sparse tensor {name!r}: got the shape {shape}, expected at most {LIMIT} entries")
+    if any(size < 1 for size in shape) or math.prod(shape) > CONSTANT_LIMIT:
+        raise ConversionError(f"sparse tensor {name!r}: got the shape {shape}, expected at most {CONSTANT_LIMIT} entries")
     if indices.ndim == 2 and indices.shape[1] == len(shape):
         places = tuple(indices.T)
     elif indices.ndim == 1:

@@ -19,8 +19,8 @@ from gbn.ops.footprint import footprint
 
 __all__ = ["Vertices", "clean"]
 
-# Of all vertices together, for one sample: each is tried when it is made.
-_ENTRIES = 1 << 30
+# Of all vertices together, for one sample, and of the constants that are computed.
+_ENTRIES = 1 << 29
 
 
 class Vertices:
@@ -114,9 +114,14 @@ class Vertices:
         stored = sum(math.prod(value.shapes[0]) for value in values if value.source is not None)
         if max(needed, default=0) > max(rows * LIMIT, stored):
             raise Refused(f"it would need {max(needed) // rows} entries of memory, more than {LIMIT}")
-        self.entries += max(needed, default=0) // rows
+        self.spend(max(needed, default=0) // rows)
+
+    def spend(self, entries: int) -> None:
+        """Raise ConversionError where all that has been made comes to more than can be meant."""
+        self.entries += entries
         if self.entries > _ENTRIES:
             raise ConversionError(f"the vertices of this model have more than {_ENTRIES} entries for one sample")
+
 
 
 def clean(label: str) -> str:

@@ -185,7 +185,7 @@ def test_functions_with_attributes_and_defaults() -> None:
     reference.name, reference.ref_attr_name, reference.type = "alpha", "alpha", onnx.AttributeProto.FLOAT
     outer = helper.make_function(
         "mine", "twice", ["a"], ["c"],
-        [node("scaled", ["a"], ["b"], domain="mine", alpha=0.25), node("scaled", ["b"], ["c"], domain="mine", alpha=0.5)],
+        [node("scaled", [a], [b], domain="mine", alpha=alpha) for a, b, alpha in (("a", "b", 0.25), ("b", "c", 0.5))],
         [helper.make_opsetid("mine", 1)],
     )  # fmt: skip
     nodes = [node("twice", ["x"], ["/block/t"], domain="mine"), node("Neg", ["/block/t"], ["y"])]

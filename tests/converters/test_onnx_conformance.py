@@ -7,6 +7,7 @@ of floating point, none may come out wrong: each passes, or is refused.
 import math
 import re
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,18 @@ def test_packaged(kind: str, name: str) -> None:
         return
     assert not found.refusal
     check(case, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["densenet121", "inception_v1", "resnet50", "shufflenet", "squeezenet"])
+def test_architectures(name: str) -> None:
+    """Whole networks of the package, their weights constants that the graph computes."""
+    path = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / f"light_{name}"
+    net = convert(path.with_suffix(".onnx"))
+    (x,), (y,) = net.inputs, net.outputs
+    image = np.arange(net[x].size, dtype=np.float32).reshape(1, *net[x].shape)
+    expected = numpy_helper.to_array(onnx.load_tensor(f"{path}_output_0.pb"))
+    np.testing.assert_allclose(net.forward({x: image})[y], expected, rtol=1e-3)
 
 
 # Dense checks of a map cost its entries; larger ones are checked by products.
