@@ -37,7 +37,7 @@ def net() -> GaussianBayesNet:
 
 REFUSED: dict[str, tuple[Build, type[GbnError], str]] = {
     "parent": (lambda n: n.add("y", "Tanh", ["hh"]), UnknownNameError, r"parent of 'y' 'hh'.*did you mean 'h'"),
-    "op": (lambda n: n.add("y", "Tahn", ["h"]), UnknownNameError, r"unknown op 'Tahn': did you mean 'Tanh'"),
+    "op": (lambda n: n.add("y", "Tahn", ["h"]), UnknownNameError, r"unknown op 'Tahn': did you mean 'Tan' or 'Tanh'"),
     "attribute": (lambda n: n.add("y", "Elu", ["h"], alhpa=1), UnknownNameError, r"'alhpa'.*did you mean 'alpha'"),
     "noise": (lambda n: n.add("y", "Tanh", ["h"], cov="share"), UnknownNameError, r"'share'.*'shared'.*add_noise"),
     "likelihood": (lambda n: n.add_likelihood("y", "bernouli", "h"), UnknownNameError, r"did you mean 'bernoulli'"),
