@@ -112,7 +112,9 @@ def sparse_array_of(tensor: onnx.SparseTensorProto, folder: Path | None) -> Arra
     shape = tuple(tensor.dims)
     values, indices = array_of(tensor.values, folder).reshape(-1), array_of(tensor.indices, folder)
     if any(size < 1 for size in shape) or math.prod(shape) > CONSTANT_LIMIT:
-        raise ConversionError(f"sparse tensor {name!r}: got the shape {shape}, expected at most {CONSTANT_LIMIT} entries")
+        raise ConversionError(
+            f"sparse tensor {name!r}: got the shape {shape}, expected at most {CONSTANT_LIMIT} entries"
+        )
     if indices.ndim == 2 and indices.shape[1] == len(shape):
         places = tuple(indices.T)
     elif indices.ndim == 1:

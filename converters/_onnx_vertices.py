@@ -123,7 +123,6 @@ class Vertices:
             raise ConversionError(f"the vertices of this model have more than {_ENTRIES} entries for one sample")
 
 
-
 def clean(label: str) -> str:
     """The name of a value as the name of a vertex, which has no slashes."""
     return label.replace("\\", "/").strip("/").replace("/", ".").replace("\0", "") or "value"

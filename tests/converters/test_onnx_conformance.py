@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 
 
+from onnx import numpy_helper
+
+from converters.onnx import convert
 from gbn import ops
 from gbn.testing import check_op
 from tests.converters.onnx_cases import FLOATS, Case, check, load, outcome

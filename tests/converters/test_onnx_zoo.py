@@ -45,9 +45,7 @@ def exported(model: Model, dtype: Any) -> Any:
     """By torch.export."""
     args = model.example(EXPORTED, dtype)
     shapes = tuple({axis: torch.export.Dim.DYNAMIC} for axis in axes(model, len(args)))
-    return torch.onnx.export(
-        model.module(dtype), args, dynamo=True, dynamic_shapes=shapes, verbose=False
-    ).model_proto
+    return torch.onnx.export(model.module(dtype), args, dynamo=True, dynamic_shapes=shapes, verbose=False).model_proto
 
 
 def compare(name: str, message: Any, dtype: Any) -> None:
