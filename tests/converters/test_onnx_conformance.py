@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
+# ruff: noqa: E402 - what follows needs onnx
 
 
 from onnx import numpy_helper
