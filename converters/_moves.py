@@ -124,6 +124,46 @@ def _slice(call: Call) -> Value:
     return call.emit("Slice", call.first, starts=[start], ends=[end], axes=[axis], steps=[int(call.get("step", 1))])
 
 
+@rule("slice_scatter")
+def _slice_scatter(call: Call) -> Value:
+    """A tensor with a slice of it replaced, as assignment to ``x[:, a:b]`` does."""
+    x, axis = call["self"], int(call.get("dim", 0)) % len(call.shape)
+    start, end = call.get("start", 0), call.get("end", END)
+    if int(call.get("step", 1)) != 1:
+        raise Refused("assignment to every other entry has no counterpart")
+    size = x.shape[axis]
+    if start == 0 and (end == size or (not isinstance(end, Samples) and end >= END)):
+        return call["src"]  # type: ignore[no-any-return]
+    begin, stop, _ = slice(int(start), int(end)).indices(int(size))
+    return _replaced(call, x, call["src"], axis, begin, max(begin, stop))
+
+
+@rule("select_scatter")
+def _select_scatter(call: Call) -> Value:
+    """A tensor with one entry along an axis replaced, as assignment to ``x[:, k]`` does."""
+    x, axis = call["self"], int(call["dim"]) % len(call.shape)
+    index = int(call["index"]) % int(x.shape[axis])
+    row = call.emit("Unsqueeze", call["src"], part="row", axes=[axis])
+    return _replaced(call, x, row, axis, index, index + 1)
+
+
+def _replaced(call: Call, x: Value, part: Value, axis: int, begin: int, end: int) -> Value:
+    size, pieces = x.row[axis], []
+    for name, low, high in (("before", 0, begin), ("after", end, size)):
+        if name == "after":
+            pieces.append(part)
+        if high > low:
+            cut: dict[str, Any] = {"starts": [low], "ends": [high], "axes": [axis], "steps": [1]}
+            pieces.append(call.emit("Slice", x, part=name, **cut))
+    return call.emit("Concat", *pieces, axis=axis)
+
+
+@rule("copy")
+def _copy(call: Call) -> Value:
+    """What is assigned, in the shape of what it is assigned to."""
+    return call.emit("Expand", call["src"], shape=list(call.shape))
+
+
 @rule("select")
 def _select(call: Call) -> Value:
     return _selected(call, int(call["dim"]) % len(call.first.row), int(call["index"]))

@@ -137,9 +137,14 @@ def test_pickles_are_never_loaded(name: str, tmp_path: Path) -> None:
         convert(path)
 
 
-def test_only_sample_axis_0() -> None:
-    with pytest.raises(ConversionError, match="sample_axis: got 1, expected 0"):
+def test_a_converter_may_know_samples_on_axis_0_only(register) -> None:
+    module = third_party()
+    register(foreign=module)
+    assert convert(Foreign(), sample_axis=0).inputs == ("x",)
+    with pytest.raises(ConversionError, match="sample_axis: got 1, but third_party knows samples on axis 0 only"):
         convert(Foreign(), sample_axis=1)
+    module.convert = lambda obj, example=None, *, sample_axis=0: foreign_net(obj, width=2 + sample_axis)
+    assert convert(Foreign(), sample_axis=1)["x"].shape == (3,)
 
 
 def test_likelihood_is_what_is_asked_for(register) -> None:

@@ -118,6 +118,20 @@ ACTIVATIONS = [
     nn.BatchNorm1d(5, affine=False), nn.GroupNorm(1, 5), nn.Identity(), nn.Dropout(), nn.Sequential(),
 ]  # fmt: skip
 
+
+def assigned(x: Any, y: Any) -> Any:
+    y[:, 1] = x[:, 0] * 2
+    y[:, 2:4] = x[:, :2]
+    y[:, -1] = 3.0
+    return y * y + y[:, :1]
+
+
+def in_place(y: Any, change: Callable[[Any], Any]) -> Any:
+    """Both what a change returns and what it has changed."""
+    z = change(y)
+    return torch.cat([y, z], 1)
+
+
 # Functions of a positive x, shape (samples, 4).
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "scalars": lambda m, x: 3 - (2 * x + 1) / 4 + torch.sub(x, 1 / x, alpha=3),
@@ -126,6 +140,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "functions": lambda m, x: torch.erf(torch.abs(torch.log(x))) + torch.exp(-x).sqrt(),
     "clamped": lambda m, x: torch.cat([x.clamp(0.4, 0.6), x.clamp(min=0.5), x.clamp(max=0.5), x.clamp_min(0)], 1),
     "views": lambda m, x: x.view(-1, 2, 2).transpose(1, 2).reshape(x.size(0), -1).unflatten(1, (2, 2)).flatten(1),
+    "in place": lambda m, x: (x * 2).relu_() + (x + 1).add_(x).mul_(2),
+    "in place, read again": lambda m, x: in_place(x * 2, lambda y: y.sub_(0.5).relu_()),
+    "in place, through views": lambda m, x: in_place(x * 2, lambda y: y[:, :2].sub_(1).relu_()),
+    "assignment": lambda m, x: assigned(x, torch.zeros(x.size(0), 5)),
+    "in place, seen by views": lambda m, x: in_place(x * 2, lambda y: (y.view(-1, 2, 2), y.exp_())[0].flatten(1)),
     "fixed by len": lambda m, x: x.reshape(len(x), 2, 2) * 2,
     "axes": lambda m, x: x[:, None].unsqueeze(2).squeeze(1).permute(0, 2, 1).squeeze(-1),
     "slices": lambda m, x: torch.cat([x[:, 1:], x[:, :-1], x[..., ::2], x[:, -1:], x.narrow(1, 1, 2)], 1),
