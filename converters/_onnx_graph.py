@@ -255,6 +255,8 @@ class Builder(Vertices):
     def _why_not(self, node: Node) -> str:
         if not self._standard(node):
             return f"the domain {node.domain!r} is not ONNX's own, and the model has no function of this name"
+        if node.op in FOLDS:
+            return "no counterpart, unless its inputs are constants: here they are computed from the data"
         return "no counterpart"
 
     def _folded(self, call: Call) -> list[Value | None] | None:

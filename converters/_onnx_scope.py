@@ -81,6 +81,10 @@ class Scope:
         """A parameter of a function that the call does not give."""
         self.absent.add(name)
 
+    def lacks(self, name: str) -> bool:
+        """Whether a name is a parameter that was left out."""
+        return name in self.absent or (self.parent is not None and name not in self.values and self.parent.lacks(name))
+
     def name(self, name: str) -> str:
         """The name of the vertex of a value."""
         return self.renamed.get(name, f"{self.prefix}{name}")
@@ -129,7 +133,7 @@ def parse(message: onnx.NodeProto, scope: Scope) -> Node:
                 attributes[attribute.name] = given
         else:
             attributes[attribute.name] = value_of(attribute)
-    inputs = tuple("" if name in scope.absent else name for name in message.input)
+    inputs = tuple("" if scope.lacks(name) else name for name in message.input)
     domain = _domain(message.domain)
     version = scope.imports.get(domain, 0)
     return Node(message.op_type, domain, version, message.name, inputs, tuple(message.output), attributes)
