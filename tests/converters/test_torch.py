@@ -143,7 +143,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "in place": lambda m, x: (x * 2).relu_() + (x + 1).add_(x).mul_(2),
     "in place, read again": lambda m, x: in_place(x * 2, lambda y: y.sub_(0.5).relu_()),
     "in place, through views": lambda m, x: in_place(x * 2, lambda y: y[:, :2].sub_(1).relu_()),
-    "assignment": lambda m, x: assigned(x, torch.zeros(x.size(0), 5)),
+    "assignment": lambda m, x: assigned(x, x.new_zeros(x.size(0), 5)),
     "in place, seen by views": lambda m, x: in_place(x * 2, lambda y: (y.view(-1, 2, 2), y.exp_())[0].flatten(1)),
     "fixed by len": lambda m, x: x.reshape(len(x), 2, 2) * 2,
     "axes": lambda m, x: x[:, None].unsqueeze(2).squeeze(1).permute(0, 2, 1).squeeze(-1),
