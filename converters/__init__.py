@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
-__all__ = ["BUILTIN", "from_networkx", "from_pgmpy", "from_sklearn", "from_torch"]
+__all__ = ["BUILTIN", "from_networkx", "from_onnx", "from_pgmpy", "from_sklearn", "from_torch"]
 
-BUILTIN = ("converters.torch", "converters.sklearn", "converters.pgmpy", "converters.networkx")
+BUILTIN = ("converters.torch", "converters.onnx", "converters.sklearn", "converters.pgmpy", "converters.networkx")
 
 
 def from_torch(
@@ -36,6 +36,29 @@ def from_torch(
     from gbn.latents import assign_noise
 
     net = convert(module, example, sample_axis=sample_axis)
+    assign_noise(net, latents, noise, output_noise, likelihood)
+    return net
+
+
+def from_onnx(
+    model: Any,
+    example: Any = None,
+    *,
+    latents: str | Iterable[str] = "affine",
+    noise: Any = 1.0,
+    output_noise: Any = 1.0,
+    likelihood: str | Mapping[str, str | None] | None = None,
+    sample_axis: int | Sequence[int | None] | None = 0,
+) -> GaussianBayesNet:
+    """Convert an ONNX model; see :func:`converters.onnx.convert` and :func:`gbn.latents.assign_noise`.
+
+    Raises:
+        ConversionError: listing every node that has no counterpart.
+    """
+    from converters.onnx import convert
+    from gbn.latents import assign_noise
+
+    net = convert(model, example, sample_axis=sample_axis)
     assign_noise(net, latents, noise, output_noise, likelihood)
     return net
 

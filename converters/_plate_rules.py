@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from converters._plates import OUTSIDE, PLAIN, Call, Constant, Handle, Layout, Refused, Samples, Value, rule
 
-__all__ = ["aligned", "common", "explicit"]
+__all__ = ["aligned", "common", "explicit", "place"]
 
 END = 2**31
 
@@ -39,7 +40,9 @@ def aligned(call: Call, k: int, layout: Layout | None, rank: int) -> Handle:
         return call.reshape(value.handle, (1,) * missing + value.event, False, f"operand{k}")
     # The source has no samples here: its size on their axis is 1, or it has no such axis.
     layout = layout or OUTSIDE
-    axis, event = (layout.axis or 0) - missing, value.event
+    axis = (layout.axis or 0) - missing
+    value = _one_row(call, value, axis) if axis >= 0 else value
+    event = value.event
     if axis >= 0:
         if event[axis] != 1 and not (call.plates.baked == 1 and event[axis] == math.prod(layout.factors)):
             raise Refused(f"a table of {event[axis]} rows meets the samples on axis {axis}; use one row, or x.shape")
@@ -51,6 +54,26 @@ def aligned(call: Call, k: int, layout: Layout | None, rank: int) -> Handle:
     if _without_ones(event) == _without_ones(value.event):
         return value.handle
     return call.reshape(value.handle, event, True, f"operand{k}")
+
+
+def _one_row(call: Call, value: Value, axis: int) -> Value:
+    """A table fixed to a number of samples, with the same row for each of them, as that row."""
+    baked, where = call.plates.baked, axis + int(value.layout is not None)
+    if baked in (None, 1) or value.event[axis] != baked:
+        return value
+    table = value.handle
+    data = table.data if isinstance(table, Constant) else call.plates.net.vertices[table].value
+    if data is None or value.plated or (data.take([0], axis=where) != data).any():
+        return value
+    row = call.apply("Slice", [table], "row", starts=[0], ends=[1], axes=[where])
+    return replace(value, handle=row, event=(*value.event[:axis], 1, *value.event[axis + 1 :]))
+
+
+def place(layout: Layout, axis: int) -> int:
+    """The axis of a vertex in this layout that is a source axis, not that of the samples."""
+    if layout.axis is None or axis < layout.axis:
+        return 1 + axis
+    return axis + len(layout.factors)
 
 
 def _without_ones(shape: Sequence[int]) -> Sequence[int]:
@@ -149,7 +172,7 @@ def concat(call: Call) -> Value:
     handles = [aligned(call, k, layout, rank) for k in range(len(call.operands))]
     if layout is None:
         return call.done(handles, None, axis=axis)
-    position = call.plates.wrap(handles[0], layout).position(axis) if len(handles) else 0
+    position = place(layout, axis)
     sizes = [value.row[axis] for value in call.operands]
     return call.plates.wrap(_joined(call, handles, sizes, position - _rank(layout, rank)), layout)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from converters._plate_rules import aligned, explicit
+from converters._plate_rules import aligned, explicit, place
 from converters._plates import PLAIN, Call, Handle, Layout, Refused, Samples, Value, at_one, rule
 
 __all__: list[str] = []
@@ -116,7 +116,7 @@ def _refactored(x: Value, target: Sequence[Any], baked: int | None) -> tuple[lis
     if len(free) > 1:
         raise Refused(f"the number of samples is in several axes of its shape {tuple(target)}")
     if not free and baked is not None:
-        return _baked(_inferred(target, total * baked), left, baked)
+        return _baked(_inferred(target, total * baked), x, left, baked)
     free = free or [k for k, size in enumerate(target) if size == -1]
     if not free:
         raise Refused(f"its shape {tuple(target)} fixes the number of samples; use -1 or x.shape[0] there")
@@ -127,13 +127,20 @@ def _refactored(x: Value, target: Sequence[Any], baked: int | None) -> tuple[lis
     return row, free[0], before
 
 
-def _baked(sizes: list[int], left: int, baked: int) -> tuple[list[int], int, int]:
-    """Where the samples may be in a shape of numbers: an axis of just them, else the first that can hold them."""
-    fits = []
+def _baked(sizes: list[int], x: Value, left: int, baked: int) -> tuple[list[int], int, int]:
+    """Where the samples may be in a shape of numbers; of several places the likeliest.
+
+    That is an axis of just them; else not the last one, which has features; else one that leaves the axes behind it,
+    or those before it, as they were; else the first.
+    """
+    layout, fits = x.layout or PLAIN, []
+    axis = layout.axis or 0
     for k, size in enumerate(sizes):
         before, rest = divmod(left, math.prod(sizes[:k]))
         if not rest and size % baked == 0 and before and size // baked % before == 0:
-            fits.append((before != 1 or size != baked, k, before))
+            kept_behind, kept_before = sizes[k + 1 :] == list(x.row[axis + 1 :]), sizes[:k] == list(x.row[:axis])
+            unlikely = (before != 1 or size != baked, k == len(sizes) - 1, not kept_behind, not kept_before)
+            fits.append((unlikely, k, before))
     if not fits:
         raise Refused(
             f"its shape {tuple(sizes)} has no place for the {baked} samples it was fixed for: it mixes samples"
@@ -155,6 +162,11 @@ def expand(call: Call) -> Value:
     if layout is None and free:
         layout = Layout(free[0], 1, wanted[free[0]].factor)
     row = [max(a, at_one(b)) if b != -1 else a for a, b in zip(own, wanted, strict=True)]
+    if layout is not None and layout.axis is not None and call.plates.baked is not None:
+        # A literal size there is that of the samples it was fixed for.
+        count = math.prod(layout.factors)
+        if wanted[layout.axis] == count * call.plates.baked:
+            row[layout.axis] = count
     if layout is None:
         return call.plates.wrap(_expanded(call, x.handle, row, True), None)
     handle = aligned(call, 0, layout, rank)
@@ -196,13 +208,7 @@ def tile(call: Call) -> Value:
         layout = Layout(layout.axis, layout.before * repeats[layout.axis], layout.after)
     counts = [1] * (len(event) + 1)
     for axis, count in enumerate(repeats):
-        counts[1 + axis if axis == layout.axis else _place(layout, axis)] = int(count)
+        counts[1 + axis if axis == layout.axis else place(layout, axis)] = int(count)
     if max(counts) == 1:
         return x
     return call.done([handle], layout, repeats=counts)
-
-
-def _place(layout: Layout, axis: int) -> int:
-    if layout.axis is None or axis < layout.axis:
-        return 1 + axis
-    return axis + len(layout.factors)

@@ -22,6 +22,7 @@ __all__ = ["NetBuilder", "Vertex"]
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 _RESERVED = frozenset("/\\\0")
+_SMALL = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -425,12 +426,18 @@ class NetBuilder(SourceNames):
         return pair.shape[1:], True
 
 
-@lru_cache(maxsize=32)
 def _trial(seed: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
-    """Numbers to try an op on; kept, for a deep net asks for the same again and again."""
+    """Numbers to try an op on; what is small is kept, for a deep net asks for the same again and again."""
+    return (_small_trial if math.prod(shape) < _SMALL else _new_trial)(seed, shape, dtype)
+
+
+def _new_trial(seed: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
     values: Array = np.random.default_rng(seed).uniform(0.25, 1.0, shape).astype(dtype)
     values.flags.writeable = False
     return values
+
+
+_small_trial = lru_cache(maxsize=32)(_new_trial)
 
 
 def _alike(a: Array, b: Array) -> bool:
