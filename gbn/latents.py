@@ -155,13 +155,14 @@ def _after_bias(net: GaussianBayesNet, name: str, children: Mapping[str, list[st
 
 
 def _is_nonlinearity(net: GaussianBayesNet, vertex: Vertex) -> bool:
-    """An op of the elementwise family that is not linear in the one per-sample vertex it reads."""
+    """An entry-wise op that is not linear in the one per-sample vertex it reads."""
     if vertex.kind != "op" or not vertex.plated:
         return False
     entry = ops.get(str(vertex.op))
     varying = [net.vertices[parent].plated for parent in vertex.parents]
     sources = {parent for parent, varies in zip(vertex.parents, varying, strict=True) if varies}
-    return entry.function.__module__ == ops.elementwise.__name__ and len(sources) == 1 and not entry.linear(varying)
+    entrywise = entry.family in ("elementwise", "arithmetic")
+    return entrywise and len(sources) == 1 and not entry.linear(varying)
 
 
 def _reaches(net: GaussianBayesNet, name: str, targets: set[str], children: Mapping[str, list[str]]) -> bool:

@@ -1,8 +1,9 @@
 """Moments of entry-wise nonlinearities under a Gaussian: E f(x), E f'(x) and Var f(x) for x ~ N(m, v).
 
-Closed forms where they are known (Relu, LeakyRelu, Abs, Exp, Erf, exact Gelu), Gauss-Hermite quadrature for other
-smooth functions.  Φ and φ are the standard normal distribution function and density; T is Owen's function, by which
-E Φ(a)² = Φ(h) - 2 T(h, (1 + 2s²)^-½) for a ~ N(μ, s²), h = μ (1 + s²)^-½ (Owen, *A table of normal integrals*, 1980).
+Closed forms where they are known (Relu, LeakyRelu, Abs, Exp, Sin, Cos, Sinh, Cosh, Erf, exact Gelu), Gauss-Hermite
+quadrature for other smooth functions.  Φ and φ are the standard normal distribution function and density; T is Owen's
+function, by which E Φ(a)² = Φ(h) - 2 T(h, (1 + 2s²)^-½) for a ~ N(μ, s²), h = μ (1 + s²)^-½ (Owen, *A table of normal
+integrals*, 1980).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Moments = tuple[Array, Array, Array]
 _NODES = 96
 # Below this variance, relative to the entry's own square, a Gaussian is a point.
 _POINT = 1e-24
-_QUADRATURE = frozenset({"Elu", "Gelu", "Sigmoid", "Softplus", "Swish", "Tanh"})
+_QUADRATURE = frozenset({"Asinh", "Atan", "Elu", "Gelu", "Mish", "Sigmoid", "Softplus", "Swish", "Tanh"})
 
 
 def has_moments(op: str | None) -> bool:
@@ -76,6 +77,32 @@ def _exp(m: Array, v: Array) -> Moments:
     return value, value, np.expm1(v) * value * value
 
 
+def _sine(m: Array, v: Array) -> Moments:
+    """E sin(x) = e^(-v/2) sin(m), and E sin² = ½ (1 - E cos(2x))."""
+    damped, shrink = np.exp(-v / 2), np.exp(-v)
+    spread = -0.5 * np.expm1(-v) * (1 + shrink * np.cos(2 * m))
+    return damped * np.sin(m), damped * np.cos(m), spread
+
+
+def _cosine(m: Array, v: Array) -> Moments:
+    """cos(x) = sin(x + π/2)."""
+    damped, shrink = np.exp(-v / 2), np.exp(-v)
+    spread = -0.5 * np.expm1(-v) * (1 - shrink * np.cos(2 * m))
+    return damped * np.cos(m), -damped * np.sin(m), spread
+
+
+def _sinh(m: Array, v: Array) -> Moments:
+    """E sinh(x) = e^(v/2) sinh(m), and E sinh² = ½ (E cosh(2x) - 1)."""
+    grown = np.exp(v / 2)
+    return grown * np.sinh(m), grown * np.cosh(m), 0.5 * np.expm1(v) * (np.exp(v) * np.cosh(2 * m) + 1)
+
+
+def _cosh(m: Array, v: Array) -> Moments:
+    """E cosh(x) = e^(v/2) cosh(m), and E cosh² = ½ (E cosh(2x) + 1)."""
+    grown = np.exp(v / 2)
+    return grown * np.cosh(m), grown * np.sinh(m), 0.5 * np.expm1(v) * (np.exp(v) * np.cosh(2 * m) - 1)
+
+
 def _erf(m: Array, v: Array) -> Moments:
     """erf(x) = 2 Φ(√2 x) - 1."""
     wide = 1 + 2 * v
@@ -105,11 +132,15 @@ def _gelu(m: Array, v: Array, approximate: str = "none") -> Moments:
 
 _CLOSED: dict[str, Callable[..., Moments]] = {
     "Abs": lambda m, v: _leaky(m, v, -1.0),
+    "Cos": _cosine,
+    "Cosh": _cosh,
     "Erf": _erf,
     "Exp": _exp,
     "Gelu": _gelu,
     "LeakyRelu": _leaky,
     "Relu": _relu,
+    "Sin": _sine,
+    "Sinh": _sinh,
 }
 
 

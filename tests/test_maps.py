@@ -1,7 +1,10 @@
 """gbn.maps: every map against itself and against numpy on dense arrays; the ops' tests use them in all other forms."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
+from scipy import sparse
 
 from gbn import maps
 from gbn.maps import (
@@ -9,12 +12,16 @@ from gbn.maps import (
     Chain,
     Contraction,
     Convolution,
+    Cumulative,
     Diagonal,
     Permute,
     Reshape,
     Rowwise,
     Select,
     Slice,
+    Sparse,
+    Sum,
+    TransposedKernel,
     WindowSelect,
     WindowSum,
 )
@@ -23,6 +30,9 @@ from gbn.testing import check_map
 rng = np.random.default_rng(0)
 POOL = {"kernel": (2, 2), "strides": (1, 2), "dilations": (1, 1), "pads": (0, 1, 0, 0)}
 CONV = {"strides": (2,), "dilations": (1,), "pads": (1, 0), "groups": 2}
+
+
+TRIANGLE = np.triu(np.ones((3, 4)))
 
 
 def normal(*shape):
@@ -37,6 +47,16 @@ MAPS = {
     "slice": Slice((2, 7), (slice(None), slice(5, 0, -2))),
     "empty slice": Slice((2, 7), (slice(None), slice(3, 3))),
     "select with repeats": Select((2, 3), np.array([[0, 0, 5], [4, 4, 4]])),
+    "select, a part": Select((2, 3), np.array([[4], [1]])),
+    "select, nothing": Select((2, 3), np.zeros((0, 2), int)),
+    "select rows": Select((2, 3, 4), np.array([[5, 1], [0, 2]]), carried=1),
+    "select rows with repeats": Select((3, 4), np.array([[2, 0], [2, 2]]), carried=1),
+    "sparse": Sparse(sparse.csr_array(rng.standard_normal((5, 3)) * (rng.random((5, 3)) < 0.6)), (2, 3, 4), 1),
+    "running sums": Cumulative((2, 3, 4), 1),
+    "running sums, exclusive": Cumulative((2, 3, 4), 2, exclusive=True),
+    "running sums from the end": Cumulative((2, 3), 1, reverse=True),
+    "running sums from the end, exclusive": Cumulative((2, 3), 0, True, True),
+    "sum": Sum((Diagonal(TRIANGLE, (3, 4), (3, 4)), Diagonal(1 - TRIANGLE, (3, 4), (3, 4)))),
     "diagonal": Diagonal(normal(3, 4), (3, 4), (3, 4)),
     "diagonal, a number": Diagonal(-2.0, (3, 4), (3, 4)),
     "diagonal, one": Diagonal(1.0, (3, 4), (3, 4)),
@@ -60,6 +80,7 @@ MAPS = {
     "right, batches of both": Contraction(normal(6, 3, 4), "right", (2, 1, 4, 5), (2, 6, 3, 5)),
     "convolution of an image": Convolution(normal(4, 1, 3), "input", (2, 2, 6), (2, 4, 3), CONV),
     "convolution of a kernel": Convolution(normal(2, 2, 6), "weight", (4, 1, 3), (2, 4, 3), CONV),
+    "transposed convolution of a kernel": TransposedKernel(normal(2, 4, 3), (4, 1, 3), (2, 2, 6), CONV),
     "window sum": WindowSum((2, 3, 4, 5), (2, 3, 3, 3), POOL),
     "window select": WindowSelect(rng.integers(0, 2, (2, 3, 3, 3)) + 2, (2, 3, 4, 5), POOL),
     "rowwise": Rowwise(normal(3, 4), ((normal(3, 4), normal(4)), (-1.0, normal(3, 4))), (-1,), (3, 4)),
@@ -81,7 +102,7 @@ def single(value):
     if isinstance(value, np.ndarray) and value.dtype == np.float64:
         return value.astype(np.float32)
     if isinstance(value, maps.LinearMap):
-        return type(value)(*(single(field) for field in vars(value).values()))
+        return type(value)(**{field.name: single(getattr(value, field.name)) for field in fields(value)})
     return tuple(map(single, value)) if isinstance(value, tuple) else value
 
 
@@ -91,7 +112,8 @@ def test_map_keeps_single_precision(name):
 
 
 def test_every_map_is_here():
-    classes = {getattr(maps, name) for name in maps.__all__} - {maps.LinearMap}
+    named = {getattr(maps, name) for name in maps.__all__} - {maps.LinearMap}
+    classes = {each for each in named if isinstance(each, type) and issubclass(each, maps.LinearMap)}
     assert {type(each) for each in MAPS.values()} == classes
 
 
@@ -124,6 +146,26 @@ def test_moving_maps_against_numpy():
         MAPS["select with repeats"].push(np.arange(6.0).reshape(2, 3)), [[0, 0, 5], [4, 4, 4]]
     )
     np.testing.assert_array_equal(MAPS["select with repeats"].pull(np.ones((2, 3))), [[2, 0, 0], [0, 3, 1]])
+
+
+def test_mixing_maps_against_numpy():
+    v = normal(2, 3, 4)
+    matrix = MAPS["sparse"].matrix.toarray()
+    np.testing.assert_allclose(MAPS["sparse"].push(v), np.einsum("kj,njc->nkc", matrix, v), atol=1e-12)
+    np.testing.assert_allclose(MAPS["running sums"].push(v), np.cumsum(v, 1), atol=1e-12)
+    pairs = np.array([[1.0, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(MAPS["running sums from the end, exclusive"].push(pairs), [[4, 5, 6], [0, 0, 0]])
+    np.testing.assert_array_equal(MAPS["running sums from the end"].push(pairs), [[6, 5, 3], [15, 11, 6]])
+
+
+def test_scattered_entries_are_added_up():
+    """As np.add.at does it, for rows as for numbers, and with leading axes."""
+    for carried in (0, 1):
+        index = rng.integers(0, 7, (5, 6))
+        each, g = Select((7, 3)[: 1 + carried], index, carried), normal(2, 4, 5, 6, *(3,) * carried)
+        want = np.zeros((2, 4, *each.in_shape))
+        np.add.at(want, (slice(None), slice(None), index), g)
+        np.testing.assert_allclose(each.pull(g), want, atol=1e-12)
 
 
 def test_chain_applies_the_first_map_first():

@@ -68,6 +68,11 @@ class Op:
     most: int | None
     attributes: frozenset[str]
 
+    @property
+    def family(self) -> str:
+        """The module that defines it: "elementwise", "arithmetic", "contraction", ..."""
+        return self.function.__module__.rpartition(".")[2]
+
     def __call__(self, *inputs: Array, **attributes: Any) -> tuple[Array, Maps]:
         return self.function(*inputs, **attributes)
 

@@ -136,7 +136,10 @@ _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
     "BatchNormalization": _need_statistics,
 }
 _ENTRYWISE = (
-    "Abs Add Div Dropout Elu Erf Exp Flatten Gelu Identity LayerNormalization LeakyRelu Log LogSoftmax Mul Neg Relu "
-    "Reshape Sigmoid Softmax Softplus Sqrt Squeeze Sub Swish Tanh Transpose Unsqueeze"
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Div Dropout Elu Equal Erf Exp Flatten "
+    "Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LayerNormalization LeakyRelu Less "
+    "LessOrEqual Log LogSoftmax Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Reshape Round Selu "
+    "Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu "
+    "Transpose Unsqueeze Where Xor"
 )
 _NEEDS |= dict.fromkeys(_ENTRYWISE.split(), _need_broadcast)

@@ -1,22 +1,11 @@
-"""Structured linear maps: the Jacobians of ops, and the weights of linear-Gaussian CPDs.
-
-A map sends an array of its parent's full shape to one of its child's full shape (the sample axis included, as the
-arrays of the network carry it)::
-
-    push(v)     J v      shape: (*lead, *in_shape)  -> (*lead, *out_shape)
-    pull(g)     Jᵀ g     shape: (*lead, *out_shape) -> (*lead, *in_shape)
-
-Any leading axes are carried along, so that many vectors travel in one call.  When the parent is shared by the samples
-(a weight) its ``in_shape`` has no sample axis, and ``pull`` sums over the samples.  Maps never store the dense matrix;
-``dense()`` builds it for tests and small examples.  Results may share memory with the argument: treat them as
-read-only.
-"""
+"""The base class of linear maps, the ways to combine them, and those of matrices, factors and shapes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -25,18 +14,17 @@ from gbn import arrays
 
 __all__ = [
     "Adjoint",
+    "Array",
     "Chain",
     "Contraction",
-    "Convolution",
     "Diagonal",
     "LinearMap",
     "Permute",
     "Reshape",
     "Rowwise",
-    "Select",
+    "Shape",
     "Slice",
-    "WindowSelect",
-    "WindowSum",
+    "Sum",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -79,7 +67,7 @@ class LinearMap:
         return columns.reshape(size, -1).T
 
 
-def _lead(v: Array, shape: Shape) -> Shape:
+def lead_of(v: Array, shape: Shape) -> Shape:
     return v.shape[: v.ndim - len(shape)]
 
 
@@ -140,6 +128,34 @@ class Chain(LinearMap):
 
 
 @dataclass(eq=False)
+class Sum(LinearMap):
+    """Maps between the same two arrays, added up.
+
+    ``squared`` is the sum of the squares, which is right where at most one of them joins an input to an output entry:
+    add only such.
+    """
+
+    maps: tuple[LinearMap, ...]
+
+    @property
+    def in_shape(self) -> Shape:  # type: ignore[override]
+        return self.maps[0].in_shape
+
+    @property
+    def out_shape(self) -> Shape:  # type: ignore[override]
+        return self.maps[0].out_shape
+
+    def push(self, v: Array) -> Array:
+        return reduce(np.add, (map_.push(v) for map_ in self.maps))
+
+    def pull(self, g: Array) -> Array:
+        return reduce(np.add, (map_.pull(g) for map_ in self.maps))
+
+    def squared(self) -> LinearMap:
+        return Sum(tuple(map_.squared() for map_ in self.maps))
+
+
+@dataclass(eq=False)
 class Reshape(LinearMap):
     """The same entries in another shape."""
 
@@ -147,10 +163,10 @@ class Reshape(LinearMap):
     out_shape: Shape
 
     def push(self, v: Array) -> Array:
-        return v.reshape(_lead(v, self.in_shape) + self.out_shape)
+        return v.reshape(lead_of(v, self.in_shape) + self.out_shape)
 
     def pull(self, g: Array) -> Array:
-        return g.reshape(_lead(g, self.out_shape) + self.in_shape)
+        return g.reshape(lead_of(g, self.out_shape) + self.in_shape)
 
     def squared(self) -> LinearMap:
         return self
@@ -200,33 +216,9 @@ class Slice(LinearMap):
         return v[self._index]
 
     def pull(self, g: Array) -> Array:
-        out = np.zeros(_lead(g, self.out_shape) + self.in_shape, g.dtype)
+        out = np.zeros(lead_of(g, self.out_shape) + self.in_shape, g.dtype)
         out[self._index] = g
         return out
-
-    def squared(self) -> LinearMap:
-        return self
-
-
-@dataclass(eq=False)
-class Select(LinearMap):
-    """Gather: output entry k is input entry ``index[k]`` (flat positions); its adjoint scatters and adds."""
-
-    in_shape: Shape
-    index: Array
-
-    @property
-    def out_shape(self) -> Shape:  # type: ignore[override]
-        return self.index.shape
-
-    def push(self, v: Array) -> Array:
-        return v.reshape(*_lead(v, self.in_shape), math.prod(self.in_shape))[..., self.index]
-
-    def pull(self, g: Array) -> Array:
-        lead = _lead(g, self.out_shape)
-        out = np.zeros((*lead, math.prod(self.in_shape)), g.dtype)
-        np.add.at(out, (..., self.index), g)  # type: ignore[arg-type]
-        return out.reshape(lead + self.in_shape)
 
     def squared(self) -> LinearMap:
         return self
@@ -246,7 +238,7 @@ class Diagonal(LinearMap):
     view: Shape | None = None
 
     def push(self, v: Array) -> Array:
-        lead = _lead(v, self.in_shape)
+        lead = lead_of(v, self.in_shape)
         if self.in_shape == self.out_shape:
             return self._scale(v)
         view = self.in_shape if self.view is None else self.view
@@ -260,7 +252,7 @@ class Diagonal(LinearMap):
             return scaled
         if g.ndim == 2 and len(self.in_shape) == 1 and self.view is None and len(self.out_shape) == 2:
             return arrays.unbroadcast(scaled, self.in_shape)
-        lead = _lead(g, self.out_shape)
+        lead = lead_of(g, self.out_shape)
         view = self.in_shape if self.view is None else self.view
         return arrays.unbroadcast(scaled, view, len(lead)).reshape(lead + self.in_shape)
 
@@ -288,7 +280,7 @@ class Contraction(LinearMap):
     transposed: bool = False
 
     def push(self, v: Array) -> Array:
-        lead = _lead(v, self.in_shape)
+        lead = lead_of(v, self.in_shape)
         if self.transposed:
             v = v.swapaxes(-1, -2)
         if self.side == "left":
@@ -306,7 +298,7 @@ class Contraction(LinearMap):
             # Plain layers come here, and the overhead of the general case would show in their gradient.
             out = arrays.matmul(g, fixed.T) if self.side == "left" else fixed.T @ g
             return out.T if self.transposed else out
-        lead = _lead(g, self.out_shape)
+        lead = lead_of(g, self.out_shape)
         if self.side == "right" and len(self.in_shape) == 2 and fixed.ndim > 2:
             # One product over all rows, not one per batch entry followed by a sum.
             g = g.reshape(*lead, -1, g.shape[-1]) if g.ndim == len(lead) + fixed.ndim else g
@@ -326,83 +318,6 @@ class Contraction(LinearMap):
     def blocks(self, dtype: Any = np.float64) -> Array:
         plain = self.side == "left" and not self.transposed and self.fixed.ndim == 2 and len(self.in_shape) == 2
         return self.fixed.T[None].astype(dtype, copy=False) if plain else super().blocks(dtype)
-
-
-@dataclass(eq=False)
-class Convolution(LinearMap):
-    """Cross-correlation as ONNX ``Conv`` defines it, linear in the image or in the kernel, the other one fixed.
-
-    variable="input":  y = conv(v, fixed);   variable="weight": y = conv(fixed, v).
-    ``geometry``: strides, dilations, pads (begins then ends), groups.
-    """
-
-    fixed: Array
-    variable: str
-    in_shape: Shape
-    out_shape: Shape
-    geometry: dict[str, Any]
-
-    def push(self, v: Array) -> Array:
-        lead = _lead(v, self.in_shape)
-        if self.variable == "input":
-            out = arrays.convolve(v.reshape(-1, *self.in_shape[1:]), self.fixed, **self.geometry)
-            return out.reshape(lead + self.out_shape)
-        kernels = v.reshape(-1, *self.in_shape)
-        out = np.stack([arrays.convolve(self.fixed, kernel, **self.geometry) for kernel in kernels])
-        return out.reshape(lead + self.out_shape)
-
-    def pull(self, g: Array) -> Array:
-        lead = _lead(g, self.out_shape)
-        if self.variable == "input":
-            g = g if not lead else g.reshape(-1, *self.out_shape[1:])
-            shape = (g.shape[0], *self.in_shape[1:])
-            out = arrays.convolve_pull_input(g, self.fixed, shape, **self.geometry)
-            return out if not lead else out.reshape(lead + self.in_shape)
-        return arrays.convolve_pull_weight(g, self.fixed, self.in_shape[2:], **self.geometry)
-
-    def squared(self) -> LinearMap:
-        return Convolution(self.fixed**2, self.variable, self.in_shape, self.out_shape, self.geometry)
-
-
-@dataclass(eq=False)
-class WindowSum(LinearMap):
-    """Sums over sliding windows; padding counts as zero.  ``geometry``: kernel, strides, dilations, pads."""
-
-    in_shape: Shape
-    out_shape: Shape
-    geometry: dict[str, Any]
-    ceil_mode: bool = False
-
-    def push(self, v: Array) -> Array:
-        return arrays.window_sum(v, ceil_mode=self.ceil_mode, **self.geometry)
-
-    def pull(self, g: Array) -> Array:
-        return arrays.window_scatter(g, self.in_shape, **self.geometry)
-
-    def squared(self) -> LinearMap:
-        return self
-
-
-@dataclass(eq=False)
-class WindowSelect(LinearMap):
-    """One entry of each sliding window: the tap recorded in ``index`` (max pooling at its operating point)."""
-
-    index: Array
-    in_shape: Shape
-    geometry: dict[str, Any]
-
-    @property
-    def out_shape(self) -> Shape:  # type: ignore[override]
-        return self.index.shape
-
-    def push(self, v: Array) -> Array:
-        return arrays.pool_select(v, self.index, **self.geometry)
-
-    def pull(self, g: Array) -> Array:
-        return arrays.pool_scatter(g, self.index, self.in_shape, **self.geometry)
-
-    def squared(self) -> LinearMap:
-        return self
 
 
 @dataclass(eq=False)
