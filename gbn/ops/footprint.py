@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gbn import arrays
+from gbn.ops.base import OPS
 
 __all__ = ["entries", "footprint"]
 
@@ -135,11 +136,6 @@ _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
     "AveragePool": _need_pool,
     "BatchNormalization": _need_statistics,
 }
-_ENTRYWISE = (
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Div Dropout Elu Equal Erf Exp Flatten "
-    "Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LayerNormalization LeakyRelu Less "
-    "LessOrEqual Log LogSoftmax Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Reshape Round Selu "
-    "Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu "
-    "Transpose Unsqueeze Where Xor"
-)
-_NEEDS |= dict.fromkeys(_ENTRYWISE.split(), _need_broadcast)
+_SAME_SIZE = "CumSum Flatten LayerNormalization LogSoftmax Reshape Softmax Squeeze Transpose Unsqueeze"
+_NEEDS |= dict.fromkeys(_SAME_SIZE.split(), _need_broadcast)
+_NEEDS |= {name: _need_broadcast for name, op in OPS.items() if op.family in ("elementwise", "arithmetic", "logic")}

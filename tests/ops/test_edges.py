@@ -66,3 +66,27 @@ def test_casts():
 def test_a_slope_must_not_widen_its_input():
     with pytest.raises(ValueError, match="does not broadcast"):
         ops.get("PRelu")(np.ones(3), np.ones((2, 3)))
+
+
+def test_products_of_several_entries_with_zeros():
+    x = [[2.0, 3.0, 4.0], [2.0, 0.0, 4.0], [0.0, 3.0, 0.0]]
+    assert_as_torch("ReduceProd", lambda t: t.prod(1), (x,), axes=[1])
+
+
+def test_equal_entries_share_the_derivative_of_an_extreme():
+    x = [[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]
+    assert_as_torch("ReduceMax", lambda t: t.amax(1), (x,), axes=[1])
+    assert_as_torch("ReduceMin", lambda t: t.amin((0, 1)), (x,))
+
+
+def test_norms_at_zero():
+    x = [[0.0, 0.0], [3.0, 0.0]]
+    assert_as_torch("ReduceL1", lambda t: t.abs().sum(1), (x,), axes=[1])
+    assert_as_torch("ReduceL2", lambda t: torch.linalg.vector_norm(t, dim=1), (x,), axes=[1])
+
+
+def test_log_sum_exp_of_nothing_but_minus_infinity():
+    x = np.array([[-np.inf, -np.inf], [-np.inf, 1.0], [1000.0, 1000.0]])
+    with np.errstate(divide="ignore"):
+        value = ops.get("ReduceLogSumExp")(x, axes=[1], keepdims=0)[0]
+    np.testing.assert_allclose(value, [-np.inf, 1, 1000 + np.log(2)])
