@@ -5,7 +5,17 @@ Liberties are taken.  What ONNX passes as a constant integer input (shapes, axes
 are whole numbers.  ``Linear`` is the one op of our own: the textbook linear-Gaussian mean.
 """
 
-from gbn.ops import arithmetic, contraction, convolution, elementwise, logic, normalization, reduction, structure
+from gbn.ops import (
+    arithmetic,
+    contraction,
+    convolution,
+    elementwise,
+    indexing,
+    logic,
+    normalization,
+    reduction,
+    structure,
+)
 from gbn.ops.base import OPS, Maps, Op, get, op
 
 __all__ = [
@@ -17,6 +27,7 @@ __all__ = [
     "convolution",
     "elementwise",
     "get",
+    "indexing",
     "logic",
     "normalization",
     "op",

@@ -70,8 +70,8 @@ class Op:
 
     @property
     def family(self) -> str:
-        """The module that defines it: "elementwise", "arithmetic", "contraction", ..."""
-        return self.function.__module__.rpartition(".")[2]
+        """The module that defines it, in short where it is one of ours: "elementwise", "arithmetic", ..."""
+        return self.function.__module__.removeprefix("gbn.ops.")
 
     def __call__(self, *inputs: Array, **attributes: Any) -> tuple[Array, Maps]:
         return self.function(*inputs, **attributes)

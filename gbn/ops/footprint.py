@@ -86,6 +86,56 @@ def _need_pad(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...
     return (entries(sizes),)
 
 
+def _need_result(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    """The result is of the first input's size."""
+    return (entries(shapes[0]),)
+
+
+def _need_gather(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    x, indices = shapes
+    axis = range(len(x))[attributes.get("axis", 0)]
+    return entries((*x[:axis], *indices, *x[axis + 1 :])), entries(indices)
+
+
+def _need_gather_nd(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    x, indices = shapes
+    depth = attributes.get("batch_dims", 0) + indices[-1]
+    if not attributes.get("batch_dims", 0) < depth <= len(x):
+        raise ValueError(f"indices of shape {indices} for entries of shape {x}")
+    return entries((*indices[:-1], *x[depth:])), entries(indices)
+
+
+def _need_indices(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    return entries(shapes[1]), entries(shapes[1])
+
+
+def _need_one_hot(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    return (entries((*shapes[0], _size(attributes["depth"]))),)
+
+
+def _need_expand(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    return (entries(np.broadcast_shapes(shapes[0], tuple(attributes["shape"]))),)
+
+
+def _need_tile(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    pairs = zip(shapes[0], attributes["repeats"], strict=True)
+    return (entries(size * _size(repeat) for size, repeat in pairs),)
+
+
+def _need_crop_pad(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    sizes, axes = list(shapes[0]), attributes.get("axes")
+    for axis, size in zip(range(len(sizes)) if axes is None else axes, attributes["shape"], strict=True):
+        sizes[axis] = _size(size)
+    return (entries(sizes),)
+
+
+def _size(value: Any) -> int:
+    """A size given as an attribute: a whole number that is not negative."""
+    if value != int(value) or value < 0:
+        raise ValueError(f"got {value!r:.40} for a size")
+    return int(value)
+
+
 def _positions(spatial: Shape, kernel: Sequence[int], attributes: Attributes) -> tuple[Shape, int]:
     """Window positions along each axis, and the entries of the padded axes together."""
     rank = len(kernel)
@@ -131,11 +181,22 @@ _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
     "Linear": _need_linear,
     "Concat": _need_concat,
     "Pad": _need_pad,
+    "Gather": _need_gather,
+    "GatherND": _need_gather_nd,
+    "GatherElements": _need_indices,
+    "OneHot": _need_one_hot,
+    "Expand": _need_expand,
+    "Tile": _need_tile,
+    "CenterCropPad": _need_crop_pad,
     "Conv": _need_conv,
     "MaxPool": _need_pool,
     "AveragePool": _need_pool,
     "BatchNormalization": _need_statistics,
+    "LayerNormalization": _need_broadcast,
 }
-_SAME_SIZE = "CumSum Flatten LayerNormalization LogSoftmax Reshape Softmax Squeeze Transpose Unsqueeze"
-_NEEDS |= dict.fromkeys(_SAME_SIZE.split(), _need_broadcast)
+_SAME_SIZE = (
+    "CumSum DepthToSpace Flatten Hardmax LogSoftmax Reshape ReverseSequence ScatterElements ScatterND Softmax "
+    "SpaceToDepth Squeeze Transpose Trilu Unsqueeze"
+)
+_NEEDS |= dict.fromkeys(_SAME_SIZE.split(), _need_result)
 _NEEDS |= {name: _need_broadcast for name, op in OPS.items() if op.family in ("elementwise", "arithmetic", "logic")}

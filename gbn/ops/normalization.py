@@ -34,6 +34,14 @@ def log_softmax(x: Array, *, axis: int = -1) -> tuple[Array, Maps]:
     return y, (lambda: Rowwise(1.0, ((-1.0, np.exp(y)),), (axis,), x.shape),)
 
 
+@op("Hardmax")
+def hardmax(x: Array, *, axis: int = -1) -> tuple[Array, Maps]:
+    """1 at the first of the greatest entries along ``axis``, 0 elsewhere."""
+    y = np.zeros_like(x)
+    np.put_along_axis(y, np.expand_dims(x.argmax(axis), axis), 1, axis)
+    return y, (None,)
+
+
 def _input_constant(varying: Varying) -> bool:
     return not varying[0]
 

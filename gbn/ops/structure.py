@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gbn.maps import Adjoint, Chain, Permute, Reshape, Select, Slice
+from gbn.maps import Adjoint, Chain, Diagonal, Permute, Reshape, Select, Slice
 from gbn.ops.base import Array, Maps, always, op
 
 __all__: list[str] = []
@@ -110,3 +110,100 @@ def pad(
     if any(part.stop - part.start != size for part, size in zip(cut, x.shape, strict=True)):
         maps = (lambda: Chain((Slice(x.shape, cut), Adjoint(Slice(y.shape, inside)))),)
     return y, maps
+
+
+@op("Expand", linear=always)
+def expand(x: Array, *, shape: Sequence[int]) -> tuple[Array, Maps]:
+    """The input broadcast with an array of that shape: a size 1 on either side takes the other's."""
+    y = np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape)))
+    return y, (lambda: Diagonal(1.0, x.shape, y.shape),)
+
+
+@op("Tile", linear=always)
+def tile(x: Array, *, repeats: Sequence[int]) -> tuple[Array, Maps]:
+    """Each axis repeated as often as ``repeats`` says, one copy after the other."""
+    y = np.tile(x, tuple(repeats))
+    if y.ndim != len(repeats) or y.ndim != x.ndim:
+        raise ValueError(f"repeats: got {len(repeats)} numbers, expected one for each of {x.ndim} axes")
+    apart = tuple(size for pair in zip(repeats, x.shape, strict=True) for size in pair)
+    once = tuple(size for pair in zip([1] * x.ndim, x.shape, strict=True) for size in pair)
+    return y, (lambda: Chain((Diagonal(1.0, x.shape, apart, view=once), Reshape(apart, y.shape))),)
+
+
+@op("Split", linear=always)
+def split_(
+    x: Array, *, index: int = 0, axis: int = 0, split: Sequence[int] | None = None, num_outputs: int = 0
+) -> tuple[Array, Maps]:
+    """Part number ``index`` of x cut along ``axis`` into parts of sizes ``split``, or ``num_outputs`` equal ones.
+
+    Where these do not divide the axis, the last is smaller.  A vertex holds one part: a split is several vertices.
+    """
+    size, count = x.shape[axis], len(split) if split is not None else num_outputs
+    if not 0 <= index < count:
+        raise ValueError(f"index: got {index}, expected 0 to {count - 1}, for there are {count} parts")
+    if split is None:
+        part = -(-size // count)
+        start, stop = index * part, min((index + 1) * part, size)
+    else:
+        if sum(split) != size or min(split) < 0:
+            raise ValueError(f"split: got {list(split)}, expected sizes that add up to {size}")
+        start = sum(split[:index])
+        stop = start + split[index]
+    return slice_(x, starts=[start], ends=[stop], axes=[axis])
+
+
+def _regrouped(x: Array, shape: Sequence[int], perm: Sequence[int], result: Sequence[int]) -> tuple[Array, Maps]:
+    """x seen in another shape, its axes there in another order, and the result in a third shape."""
+    regrouped = x.reshape(tuple(shape))
+    moved = regrouped.transpose(tuple(perm))
+    y = moved.reshape(tuple(result))
+    return y, (
+        lambda: Chain(
+            (
+                Reshape(x.shape, regrouped.shape),
+                Permute(regrouped.shape, tuple(perm)),
+                Reshape(moved.shape, y.shape),
+            )
+        ),
+    )
+
+
+@op("DepthToSpace", linear=always)
+def depth_to_space(x: Array, *, blocksize: int, mode: str = "DCR") -> tuple[Array, Maps]:
+    """Channels laid out as blocks of pixels: (n, c b², h, w) -> (n, c, h b, w b).
+
+    mode: "DCR" (the place in the block is the slower part of the channel number) or "CRD" (the faster).
+    """
+    n, channels, h, w = x.shape
+    b, depth = blocksize, channels // blocksize**2
+    if mode not in ("DCR", "CRD"):
+        raise ValueError(f"mode: got {mode!r}, expected 'DCR' or 'CRD'")
+    if mode == "DCR":
+        return _regrouped(x, (n, b, b, depth, h, w), (0, 3, 4, 1, 5, 2), (n, depth, h * b, w * b))
+    return _regrouped(x, (n, depth, b, b, h, w), (0, 1, 4, 2, 5, 3), (n, depth, h * b, w * b))
+
+
+@op("SpaceToDepth", linear=always)
+def space_to_depth(x: Array, *, blocksize: int) -> tuple[Array, Maps]:
+    """Blocks of pixels laid out as channels: (n, c, h b, w b) -> (n, c b², h, w)."""
+    n, channels, high, wide = x.shape
+    b, h, w = blocksize, high // blocksize, wide // blocksize
+    return _regrouped(x, (n, channels, h, b, w, b), (0, 3, 5, 1, 2, 4), (n, channels * b * b, h, w))
+
+
+@op("Trilu", linear=always)
+def trilu(x: Array, *, k: int = 0, upper: int = 1) -> tuple[Array, Maps]:
+    """The part of each matrix (the last two axes) on and above diagonal ``k``, or on and below it; 0 elsewhere."""
+    rows, columns = x.shape[-2:]
+    above = np.arange(columns) - np.arange(rows)[:, None]
+    mask = above >= k if upper else above <= k
+    return np.where(mask, x, x.dtype.type(0)), (lambda: Diagonal(mask.astype(x.dtype), x.shape, x.shape),)
+
+
+@op("CenterCropPad", linear=always)
+def center_crop_pad(x: Array, *, shape: Sequence[int], axes: Sequence[int] | None = None) -> tuple[Array, Maps]:
+    """Each axis cut, or padded with zeros, to the size given, evenly at both ends, the odd one at the last."""
+    chosen = list(range(x.ndim)) if axes is None else list(axes)
+    more = [size - x.shape[axis] for axis, size in zip(chosen, shape, strict=True)]
+    begins = [m // 2 if m > 0 else -(-m // 2) for m in more]
+    return pad(x, pads=[*begins, *(m - b for m, b in zip(more, begins, strict=True))], axes=chosen)

@@ -7,13 +7,14 @@ from tests.ops.cases import (
     contraction,
     convolution,
     elementwise,
+    indexing,
     logic,
     normalization,
     reduction,
     structure,
 )
 
-FAMILIES = (arithmetic, contraction, convolution, elementwise, logic, normalization, reduction, structure)
+FAMILIES = (arithmetic, contraction, convolution, elementwise, indexing, logic, normalization, reduction, structure)
 CASES = {name: cases for family in FAMILIES for name, cases in family.CASES.items()}
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gbn import ops
+from gbn.testing import check_map
 
 torch = pytest.importorskip("torch")
 
@@ -90,3 +91,42 @@ def test_log_sum_exp_of_nothing_but_minus_infinity():
     with np.errstate(divide="ignore"):
         value = ops.get("ReduceLogSumExp")(x, axes=[1], keepdims=0)[0]
     np.testing.assert_allclose(value, [-np.inf, 1, 1000 + np.log(2)])
+
+
+def test_of_updates_put_at_one_place_the_last_stays():
+    x, index, updates = np.zeros(3), np.array([1.0, 1.0, -1.0]), np.array([5.0, 6.0, 7.0])
+    value, maps = ops.get("ScatterElements")(x, index, updates)
+    np.testing.assert_array_equal(value, [0, 6, 7])
+    np.testing.assert_array_equal(maps[2]().push(updates), value)
+    check_map(maps[2]())
+    rows = ops.get("ScatterND")(np.zeros((3, 2)), index[:, None], np.arange(6.0).reshape(3, 2))
+    np.testing.assert_array_equal(rows[0], [[0, 0], [2, 3], [4, 5]])
+    check_map(rows[1][2]())
+
+
+@pytest.mark.parametrize(
+    "name, inputs, attributes, message",
+    [
+        ("Gather", [np.zeros((3, 2)), np.array([3.0])], {}, "got 3, expected -3 to 2"),
+        ("GatherElements", [np.zeros((3, 2)), np.array([0.0])], {}, "as many axes"),
+        ("GatherND", [np.zeros((3, 2)), np.zeros((1, 3))], {}, r"shape \(1, 3\)"),
+        ("ScatterND", [np.zeros(3), np.zeros((1, 1)), np.zeros(2)], {}, r"updates of shape \(2,\), expected \(1,\)"),
+        ("ScatterElements", [np.zeros(3), np.zeros(1), np.zeros(1)], {"reduction": "mul"}, "expected 'none' or 'add'"),
+        ("ReverseSequence", [np.zeros((3, 2)), np.array([4.0, 0.0])], {}, "2 whole numbers from 0 to 3"),
+        ("ReverseSequence", [np.zeros((3, 2)), np.zeros(2)], {"time_axis": 2}, "expected 0 and 1"),
+        ("Split", [np.zeros(4)], {"num_outputs": 2, "index": 2}, "expected 0 to 1"),
+        ("Split", [np.zeros(4)], {"split": [1, 2]}, "add up to 4"),
+        ("Tile", [np.zeros((2, 2))], {"repeats": [2]}, "one for each of 2 axes"),
+        ("DepthToSpace", [np.zeros((1, 4, 1, 1))], {"blocksize": 2, "mode": "X"}, "expected 'DCR' or 'CRD'"),
+    ],
+)
+def test_what_cannot_be_done_is_named(name, inputs, attributes, message):
+    with pytest.raises((ValueError, IndexError), match=message):
+        ops.get(name)(*inputs, **attributes)
+
+
+def test_an_embedding_has_a_row_for_each_token_of_each_sample():
+    table, tokens = np.arange(12.0).reshape(4, 3), np.array([[0.0, 3.0], [3.0, 3.0]])
+    value, maps = ops.get("Gather")(table, tokens)
+    np.testing.assert_array_equal(value, table[tokens.astype(int)])
+    np.testing.assert_array_equal(maps[0]().pull(np.ones((2, 2, 3)))[:, 0], [1, 0, 0, 3])

@@ -47,6 +47,13 @@ def test_it_is_the_size_of_the_result(name, draw_case, data):
         ("MaxPool", [(2, 1, 5, 5)], {"kernel_shape": [0, 2]}),
         ("MaxPool", [(2, 1, 5, 5)], {"kernel_shape": [10**5, 10**5], "pads": [10**5] * 4}),
         ("Pad", [(2, 3)], {"pads": [1, 1]}),
+        ("Expand", [(2, 3)], {"shape": [4, 3]}),
+        ("Tile", [(2, 3)], {"repeats": [2]}),
+        ("Tile", [(2, 3)], {"repeats": [2, -1]}),
+        ("OneHot", [(2, 3)], {"depth": -1}),
+        ("OneHot", [(2, 3)], {"depth": 2.5}),
+        ("CenterCropPad", [(2, 3)], {"shape": [-1], "axes": [0]}),
+        ("GatherND", [(2, 3), (1, 3)], {}),
     ],
 )
 def test_what_an_op_must_not_be_given_is_refused(name, shapes, attributes):
@@ -62,6 +69,14 @@ def test_what_an_op_must_not_be_given_is_refused(name, shapes, attributes):
         ("Conv", [(1, 10**3, 9, 10**4), (1, 10**3, 9, 9)], {}, 10**8),
         ("AveragePool", [(1, 1, 2 * 10**6)], {"kernel_shape": [10**6]}, 10**12),
         ("Add", [(10**6, 1), (10**6,)], {}, 10**12),
+        ("Max", [(10**6, 1), (10**6,), ()], {}, 10**12),
+        ("Expand", [(10**6, 1)], {"shape": [10**6]}, 10**12),
+        ("Tile", [(10**3, 1)], {"repeats": [1, 10**9]}, 10**12),
+        ("OneHot", [(10**3,)], {"depth": 10**9}, 10**12),
+        ("Gather", [(1, 10**6), (10**6,)], {}, 10**12),
+        ("Gather", [(10**6, 0), (10**12,)], {}, 10**12),
+        ("GatherND", [(1, 10**6), (10**6, 1)], {}, 10**12),
+        ("CenterCropPad", [(1, 1)], {"shape": [10**6, 10**6]}, 10**12),
     ],
 )
 def test_what_is_needed_on_the_way_counts(name, shapes, attributes, least):

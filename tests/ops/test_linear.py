@@ -31,7 +31,7 @@ def is_curved(name, varying, case):
         with np.errstate(all="ignore"):
             try:
                 (f, before), (g, after) = (entry(*each, **attributes) for each in (inputs, others))
-            except IndexError:  # changed indices may lie outside
+            except (IndexError, ValueError):  # changed indices may lie outside
                 continue
             step = np.zeros(np.shape(f))
             for old, new, x, y, v in zip(before, after, inputs, others, varying, strict=True):

@@ -16,6 +16,12 @@ reference = pytest.importorskip("onnx.reference")
 # What ONNX passes as constant inputs, in its order, and gbn as attributes.
 CONSTANT_INPUTS = {
     "Clip": ("min", "max"),
+    "CenterCropPad": ("shape",),
+    "Expand": ("shape",),
+    "OneHot": ("depth", "values"),
+    "Split": ("split",),
+    "Tile": ("repeats",),
+    "Trilu": ("k",),
     "Dropout": ("ratio", "training_mode"),
     "Pad": ("pads", "value", "axes"),
     "CumSum": ("axis",),
@@ -27,35 +33,54 @@ CONSTANT_INPUTS = {
 }
 # Inputs that are truth values or whole numbers in ONNX, by position; here they are held as numbers of the net's dtype.
 BOOLEAN = {"And": (0, 1), "Not": (0,), "Or": (0, 1), "Where": (0,), "Xor": (0, 1)}
+WHOLE = {"OneHot": (0,)} | dict.fromkeys(
+    ("Gather", "GatherElements", "GatherND", "ReverseSequence", "ScatterElements", "ScatterND"), (1,)
+)
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
+
+
+def in_onnx(name, position, x):
+    """An input in the type that ONNX gives it."""
+    kind = bool if position in BOOLEAN.get(name, ()) else np.int64 if position in WHOLE.get(name, ()) else x.dtype
+    return x.astype(kind)
 
 
 def by_onnx(name, inputs, attributes):
     """The value that onnx.reference computes for a model of this one node."""
     attributes = {k: v for k, v in attributes.items() if not (k == "perm" and v == [])}
-    feed = {f"x{k}": x.astype(bool) if k in BOOLEAN.get(name, ()) else x for k, x in enumerate(inputs)}
+    feed = {f"x{k}": in_onnx(name, k, x) for k, x in enumerate(inputs)}
     names = list(feed)
     for constant in CONSTANT_INPUTS.get(name, ()):
         value = attributes.pop(constant, None)
         names.append(constant if value is not None else "")
         if value is not None:
             like = inputs[0].dtype
-            kinds = {"value": like, "min": like, "max": like, "ratio": np.float32, "training_mode": bool}
+            kinds = {
+                "value": like,
+                "min": like,
+                "max": like,
+                "values": like,
+                "ratio": np.float32,
+                "training_mode": bool,
+            }
             kind = kinds.get(constant, np.int64)
             feed[constant] = np.asarray(value, kind)
     while not names[-1]:
         names.pop()
-    node = onnx.helper.make_node(name, names, ["y"], **attributes)
+    parts = len(feed["split"]) if "split" in feed else attributes.get("num_outputs", 1)
+    outputs, wanted = [f"y{k}" for k in range(parts)], attributes.pop("index", 0)
+    node = onnx.helper.make_node(name, names, outputs, **attributes)
     values = [
         onnx.helper.make_tensor_value_info(k, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
         for k, x in feed.items()
     ]
-    result = onnx.helper.make_tensor_value_info("y", onnx.helper.np_dtype_to_tensor_dtype(inputs[0].dtype), None)
+    kind = onnx.helper.np_dtype_to_tensor_dtype(inputs[0].dtype)
+    results = [onnx.helper.make_tensor_value_info(name, kind, None) for name in outputs]
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "one", values, [result]),
+        onnx.helper.make_graph([node], "one", values, results),
         opset_imports=[onnx.helper.make_opsetid("", min(25, onnx.defs.onnx_opset_version()))],
     )
-    return reference.ReferenceEvaluator(model).run(None, feed)[0]
+    return reference.ReferenceEvaluator(model).run(None, feed)[wanted]
 
 
 def torch_linear(inputs, attributes):
@@ -162,6 +187,13 @@ IN_DOUBLE = {
 }
 
 
+def torch_gather(inputs, attributes):
+    """Indices of less entries than the input, which onnx.reference refuses."""
+    x, index = torch.as_tensor(inputs[0]), torch.as_tensor(inputs[1]).long()
+    axis = attributes.get("axis", 0)
+    return torch.gather(x, axis, torch.where(index < 0, index + x.shape[axis], index)).numpy()
+
+
 def expected(name, inputs, attributes):
     if name == "Linear":
         return torch_linear(inputs, attributes)
@@ -175,6 +207,8 @@ def expected(name, inputs, attributes):
         return torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, inputs))).mean(0).numpy()
     if name == "Softsign":  # nor scalars
         return torch.nn.functional.softsign(torch.as_tensor(inputs[0])).numpy()
+    if name == "GatherElements":
+        return torch_gather(inputs, attributes)
     if name == "Mod" and not attributes.get("fmod"):
         return torch.remainder(*map(torch.as_tensor, inputs)).numpy()
     if name.endswith("Pool") and "kernel_shape" in attributes and not reference_pools(name, attributes):

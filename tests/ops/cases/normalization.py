@@ -30,6 +30,7 @@ def batch_normalization(draw):
 
 CASES = {
     "BatchNormalization": batch_normalization(),
+    "Hardmax": along_axis(),
     "LayerNormalization": layer_normalization(),
     "LogSoftmax": along_axis(),
     "Softmax": along_axis(),

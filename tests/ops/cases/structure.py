@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.ops.cases.base import Case, generator, normal, optional, shapes
+from tests.ops.cases.base import Case, generator, normal, optional, shapes, sides
 
 
 @st.composite
@@ -94,7 +94,67 @@ def pad(draw):
     return Case([normal(generator(draw), shape)], attributes | ({"axes": signed} if named else {}))
 
 
+@st.composite
+def expand(draw):
+    (shape, other), _ = sides(draw, 2)
+    return Case([normal(generator(draw), shape)], {"shape": other})
+
+
+@st.composite
+def tile(draw):
+    shape = draw(shapes(1, 3))
+    return Case([normal(generator(draw), shape)], {"repeats": [draw(st.integers(1, 3)) for _ in shape]})
+
+
+@st.composite
+def split(draw):
+    shape = draw(shapes(1, 3, largest=5))
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    size = shape[axis]
+    attributes = {"axis": axis} if axis % len(shape) else optional(draw, {"axis": axis})
+    if draw(st.booleans()):
+        cuts = sorted(draw(st.lists(st.integers(0, size), max_size=3)))
+        parts = np.diff([0, *cuts, size]).tolist()
+        attributes |= {"split": parts}
+    else:
+        parts = [0] * draw(st.integers(1, size).filter(lambda count: -(-size // count) * (count - 1) < size))
+        attributes |= {"num_outputs": len(parts)}
+    return Case([normal(generator(draw), shape)], attributes | {"index": draw(st.integers(0, len(parts) - 1))})
+
+
+@st.composite
+def blocks(draw, to_space):
+    n, c, h, w, b = (draw(st.integers(1, 2)) for _ in range(5))
+    shape = (n, c * b * b, h, w) if to_space else (n, c, h * b, w * b)
+    modes = optional(draw, {"mode": draw(st.sampled_from(["DCR", "CRD"]))}) if to_space else {}
+    return Case([normal(generator(draw), shape)], {"blocksize": b} | modes)
+
+
+@st.composite
+def triangle(draw):
+    shape = draw(shapes(2, 4))
+    attributes = {"k": draw(st.integers(-3, 3)), "upper": draw(st.integers(0, 1))}
+    return Case([normal(generator(draw), shape)], {k: v for k, v in attributes.items() if draw(st.booleans())})
+
+
+@st.composite
+def crop_pad(draw):
+    shape = draw(shapes(1, 3, largest=4))
+    axes = list(draw(st.permutations(range(len(shape))))[: draw(st.integers(1, len(shape)))])
+    named = len(axes) < len(shape) or draw(st.booleans())
+    sizes = [draw(st.integers(1, 6)) for _ in axes]
+    signed = [axis - len(shape) * draw(st.integers(0, 1)) for axis in axes]
+    return Case([normal(generator(draw), shape)], {"shape": sizes} | ({"axes": signed} if named else {}))
+
+
 CASES = {
+    "CenterCropPad": crop_pad(),
+    "DepthToSpace": blocks(to_space=True),
+    "Expand": expand(),
+    "SpaceToDepth": blocks(to_space=False),
+    "Split": split(),
+    "Tile": tile(),
+    "Trilu": triangle(),
     "Concat": concat(),
     "Flatten": flatten(),
     "Pad": pad(),
