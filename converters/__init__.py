@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
-__all__ = ["BUILTIN", "from_networkx", "from_pgmpy", "from_sklearn", "from_torch"]
+__all__ = ["BUILTIN", "from_keras", "from_networkx", "from_pgmpy", "from_sklearn", "from_torch"]
 
-BUILTIN = ("converters.torch", "converters.sklearn", "converters.pgmpy", "converters.networkx")
+BUILTIN = (
+    "converters.torch",
+    "converters.sklearn",
+    "converters.pgmpy",
+    "converters.networkx",
+    "converters.keras",
+)
 
 
 def from_torch(
@@ -58,6 +64,31 @@ def from_sklearn(
     from gbn.latents import assign_noise
 
     net = convert(estimator)
+    assign_noise(net, latents, noise, output_noise, likelihood)
+    return net
+
+
+def from_keras(
+    model: Any,
+    example: Any = None,
+    *,
+    latents: str | Iterable[str] = "affine",
+    noise: Any = 1.0,
+    output_noise: Any = 1.0,
+    likelihood: str | Mapping[str, str | None] | None = None,
+    **options: Any,
+) -> GaussianBayesNet:
+    """Convert a Keras model or a ``.keras`` file; see :func:`converters.keras.convert`.
+
+    ``likelihood`` None keeps what the last activation says: categorical below a softmax, bernoulli below a sigmoid.
+
+    Raises:
+        ConversionError: listing every layer that has no counterpart.
+    """
+    from converters.keras import convert
+    from gbn.latents import assign_noise
+
+    net = convert(model, example, **options)
     assign_noise(net, latents, noise, output_noise, likelihood)
     return net
 

@@ -70,7 +70,7 @@ FUNCTIONS: dict[str, Activation] = {
     "leaky_relu": _relu(0.2),
     "relu6": _relu(most=6.0),
     "elu": _op("Elu"),
-    "selu": _op("Selu"),
+    "selu": _op("Selu", alpha=1.6732632423543772, gamma=1.0507009873554805),
     "celu": _op("Celu"),
     "sigmoid": _op("Sigmoid"),
     "hard_sigmoid": _op("HardSigmoid", alpha=1 / 6, beta=0.5),

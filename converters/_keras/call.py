@@ -215,6 +215,8 @@ def run(call: Call) -> list[str]:
         result = RULES[call.layer.kind](call)
     except GbnError as error:
         raise Refused(str(error)) from error
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise Refused(f"its configuration has a form that is not supported: {error!s:.200}") from error
     if call.option("training"):
         raise Refused("it is called with training=True, where it draws at random or mixes samples")
     left = [name for name, value in call.options.items() if value is not None and value is not False]

@@ -13,7 +13,7 @@ import numpy as np
 from converters._keras import attention, layers, operations, recurrent, shapes  # noqa: F401 - enter their rules
 from converters._keras.call import RULES, Call, Ref, Refused, State, run
 from converters._keras.operations import PREFIX
-from converters._keras.records import Config, Layer, Weights, kind_of, of_record
+from converters._keras.records import Config, Layer, Weights, is_operation, kind_of, of_record
 from gbn.errors import ConversionError, GbnError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
 
@@ -25,14 +25,18 @@ Node = tuple[str, int]
 
 
 def convert_model(
-    record: Mapping[str, Any], weights: Weights, dtype: Any, example: Any, labels: bool, max_bytes: int
+    record: Mapping[str, Any], weights: Weights, example: Any, labels: bool, max_bytes: int
 ) -> GaussianBayesNet:
     """The net of a serialised model.
+
+    Args:
+        labels: whether outputs that are probabilities give way to their logits, with a label below them.
+        max_bytes: what trying one op on two samples may need.
 
     Raises:
         ConversionError: listing every layer without counterpart.
     """
-    builder = _Builder(GaussianBayesNet(dtype=dtype), example, max_bytes)
+    builder = _Builder(GaussianBayesNet(dtype=_float_type(record)), example, max_bytes)
     try:
         model = of_record(record, weights, "", True)
         outputs = builder.model(model, None)
@@ -47,6 +51,21 @@ def convert_model(
         )
     builder.finish(outputs, labels)
     return builder.state.net
+
+
+def _float_type(record: Any) -> Any:
+    """float64 where a layer's policy says so, else float32."""
+    todo = [record]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Mapping):
+            policy = value.get("dtype")
+            config = policy.get("config") if isinstance(policy, Mapping) else None
+            if policy == "float64" or (isinstance(config, Mapping) and config.get("name") == "float64"):
+                return np.float64
+        if isinstance(value, (Mapping, list)):
+            todo += value.values() if isinstance(value, Mapping) else value
+    return np.float32
 
 
 @dataclass(frozen=True)
@@ -122,7 +141,12 @@ class _Builder:
             record, store = named[name]
             arguments, options = (self._resolved(nodes[name, k][part], results) for part in ("args", "kwargs"))
             results[name, k] = self._call(model, record, store, arguments, options)
-        return [_result(results, *tensor) for tensor in _tensors(model.config.get("output_layers"))]
+        outputs = []
+        for name, k, index in _tensors(model.config.get("output_layers")):
+            # Here, and only here, Keras counts the calls of a functional model from 1.
+            inside = name in named and kind_of(named[name][0]) == "Functional"
+            outputs.append(_result(results, name, k - inside, index))
+        return outputs
 
     def _resolved(self, value: Any, results: Mapping[Node, list[Any]]) -> Any:
         """Arguments of a call with its tensors as Ref, or _Lost."""
@@ -158,8 +182,7 @@ class _Builder:
         return [_Lost()]
 
     def _layer(self, record: Any, store: Weights, path: str, trainable: bool) -> Layer:
-        module = record.get("module")
-        if isinstance(module, str) and module.startswith(("keras.src.ops", "keras.ops")):
+        if is_operation(record):
             return Layer(PREFIX + kind_of(record), Config(record.get("config")), store, path, trainable)
         return of_record(record, store, path, trainable)
 

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from converters._call import Refused
+from gbn.arrays import detached
 from gbn.errors import near_matches
 
-__all__ = ["Config", "Layer", "LiveWeights", "Variable", "Weights", "of_keras"]
+__all__ = ["Config", "Layer", "LiveWeights", "Variable", "Weights", "is_operation", "kind_of", "of_keras", "of_record"]
 
 Shape = tuple[int, ...]
 _MISSING = object()
@@ -154,6 +155,12 @@ def kind_of(record: Any) -> str:
     return name if isinstance(name, str) else "?"
 
 
+def is_operation(record: Mapping[str, Any]) -> bool:
+    """Whether a record is one of ``keras.ops``, which is no layer."""
+    module = record.get("module")
+    return isinstance(module, str) and module.startswith(("keras.src.ops", "keras.ops"))
+
+
 class LiveWeights:
     """The variables of a layer that lives in memory."""
 
@@ -175,11 +182,10 @@ class LiveWeights:
 
 
 def _live(variable: Any) -> Variable:
-    def read() -> np.ndarray[Any, Any]:
-        # Every backend's variable gives its array; that of torch may be on a GPU and need a gradient.
-        return np.asarray(variable.numpy())
-
-    return Variable(id(variable), variable.path, tuple(variable.shape), bool(variable.trainable), read)
+    shape = tuple(variable.shape)
+    return Variable(
+        id(variable), variable.path, shape, bool(variable.trainable), lambda: np.asarray(detached(variable.value))
+    )
 
 
 def _whole(value: Any) -> bool:
