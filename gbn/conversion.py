@@ -3,7 +3,8 @@
 Converters are found through the entry-point group ``gbn.converters``.  Each entry names a module with
 ``accepts(obj) -> bool``, which must not import the library it is for, and
 ``convert(obj, example=None, **options) -> GaussianBayesNet``, which returns a graph without noise; a ``TAKES`` string
-says what it takes.  A module whose nets bring their own noise says ``COMPLETE = True``; no policy is applied to them.
+says what it takes.  A module whose nets bring their own noise says ``COMPLETE = True``, or where only some do, has a
+function ``COMPLETE(obj) -> bool``; no policy is applied to such nets.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def convert(
         obj_or_path: a model, or the path of one; which kinds is up to the converters installed.
         example: a batch of inputs, shape (samples, *event), for models that must be traced; a tuple for several inputs.
         latents, noise, output_noise: which vertices are random, and their covariances; see
-            :func:`gbn.latents.assign_noise`.  Models that bring their own noise (pgmpy, networkx) take none of these.
+            :func:`gbn.latents.assign_noise`.  Models that bring their own noise (pgmpy, networkx, factor models) take
+            none of these.
         likelihood: "auto" is what the model trains with, as far as the converter knows (a classifier of scikit-learn:
             categorical or bernoulli; PyTorch: Gaussian); else "categorical", "bernoulli", "gaussian" (or None), or a
             mapping output -> likelihood.
@@ -65,7 +67,8 @@ def convert(
     if isinstance(obj_or_path, (str, PathLike)) and not Path(obj_or_path).exists():
         raise ConversionError(f"no file {str(obj_or_path)!r}; give a model, or the path of a file that holds one")
     converter = _converter(obj_or_path)
-    if getattr(converter, "COMPLETE", False):
+    complete = getattr(converter, "COMPLETE", False)
+    if complete(obj_or_path) if callable(complete) else complete:
         _refuse_policy(latents=latents, noise=noise, output_noise=output_noise, likelihood=likelihood)
         return converter.convert(obj_or_path, example, **options)  # type: ignore[no-any-return]
     net = converter.convert(obj_or_path, example, **options)
