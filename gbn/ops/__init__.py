@@ -13,6 +13,7 @@ from gbn.ops import (
     indexing,
     logic,
     normalization,
+    pooling,
     reduction,
     structure,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "logic",
     "normalization",
     "op",
+    "pooling",
     "reduction",
     "structure",
 ]

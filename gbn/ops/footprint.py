@@ -10,6 +10,7 @@ import numpy as np
 
 from gbn import arrays
 from gbn.ops.base import OPS
+from gbn.ops.windows import geometry, transposed_geometry
 
 __all__ = ["entries", "footprint"]
 
@@ -136,32 +137,46 @@ def _size(value: Any) -> int:
     return int(value)
 
 
+_WINDOW = ("strides", "dilations", "pads", "auto_pad")
+
+
+def _options(attributes: Attributes, names: Iterable[str] = _WINDOW) -> dict[str, Any]:
+    return {name: attributes[name] for name in names if name in attributes}
+
+
 def _positions(spatial: Shape, kernel: Sequence[int], attributes: Attributes) -> tuple[Shape, int]:
     """Window positions along each axis, and the entries of the padded axes together."""
-    rank = len(kernel)
-    steps = {key: attributes.get(key) or (1,) * rank for key in ("strides", "dilations")}
-    pads = attributes.get("pads") or (0,) * (2 * rank)
-    # Windows are strided views, which numpy does not keep within the array.
-    if rank != len(spatial) or len(pads) != 2 * rank or any(len(step) != rank for step in steps.values()):
-        raise ValueError(f"windows of {rank} axes over {len(spatial)}, with {steps} and pads {pads}")
-    if min(kernel, default=1) < 1 or min(map(min, steps.values()), default=1) < 1 or min(pads, default=0) < 0:
-        raise ValueError(f"windows with kernel {kernel}, {steps} and pads {pads}, where none may be negative or 0")
-    if str(attributes.get("auto_pad")).startswith("SAME"):
-        reach = [(k - 1) * d + 1 for k, d in zip(kernel, steps["dilations"], strict=True)]
-        padded = math.prod(size + r for size, r in zip(spatial, reach, strict=True))
-        return tuple(-(-size // s) for size, s in zip(spatial, steps["strides"], strict=True)), padded
-    ceil_mode = bool(attributes.get("ceil_mode", 0))
-    out = arrays.output_shape(spatial, kernel, pads=pads, ceil_mode=ceil_mode, **steps)
-    return out, math.prod(size + pads[k] + pads[rank + k] for k, size in enumerate(spatial))
+    how = geometry(spatial, kernel, **_options(attributes))
+    out = arrays.output_shape(spatial, kernel, ceil_mode=bool(attributes.get("ceil_mode", 0)), **how)
+    return out, _padded(spatial, how["pads"])
+
+
+def _padded(spatial: Shape, pads: Sequence[int]) -> int:
+    return math.prod(size + pads[k] + pads[len(spatial) + k] for k, size in enumerate(spatial))
 
 
 def _need_conv(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
-    x, w = shapes[:2]
-    if attributes.get("group", 1) < 1 or len(x) < 2 or len(w) != len(x):
-        raise ValueError(f"a convolution of shapes {x} and {w} in {attributes.get('group', 1)} groups")
+    x, w = _kernel(shapes, attributes)
     out, padded = _positions(x[2:], w[2:], attributes)
     row = math.prod(out[1:]) * x[1] * math.prod(w[2:])
     return x[0] * w[0] * math.prod(out), x[0] * x[1] * padded, row
+
+
+def _need_conv_transpose(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    x, w = _kernel(shapes, attributes)
+    names = (*_WINDOW, "output_padding", "output_shape")
+    how, result, positions = transposed_geometry(x[2:], w[2:], **_options(attributes, names))
+    channels = w[1] * attributes.get("group", 1)
+    row = math.prod(positions[1:]) * channels * math.prod(w[2:])
+    grown = math.prod((*x[:2], *positions))
+    return x[0] * channels * math.prod(result), x[0] * channels * _padded(result, how["pads"]), row, grown
+
+
+def _kernel(shapes: Sequence[Shape], attributes: Attributes) -> Sequence[Shape]:
+    x, w = shapes[:2]
+    if attributes.get("group", 1) < 1 or len(x) < 2 or len(w) != len(x):
+        raise ValueError(f"a convolution of shapes {x} and {w} in {attributes.get('group', 1)} groups")
+    return x, w
 
 
 def _need_pool(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
@@ -189,7 +204,9 @@ _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
     "Tile": _need_tile,
     "CenterCropPad": _need_crop_pad,
     "Conv": _need_conv,
+    "ConvTranspose": _need_conv_transpose,
     "MaxPool": _need_pool,
+    "LpPool": _need_pool,
     "AveragePool": _need_pool,
     "BatchNormalization": _need_statistics,
     "LayerNormalization": _need_broadcast,

@@ -110,9 +110,3 @@ def cum_sum(x: Array, *, axis: int, exclusive: int = 0, reverse: int = 0) -> tup
     """Running sums along ``axis``: without the entry itself (``exclusive``), from the end (``reverse``)."""
     sums = Cumulative(x.shape, axis % x.ndim, bool(exclusive), bool(reverse))
     return sums.push(x), (lambda: sums,)
-
-
-@op("GlobalAveragePool", linear=always)
-def global_average_pool(x: Array) -> tuple[Array, Maps]:
-    """The mean over all spatial axes.  Shape: (samples, channels, *spatial) -> (samples, channels, 1, ...)."""
-    return reduced(x, range(2, x.ndim), 1, np.mean, lambda x, y: y.size / x.size, noop_with_empty_axes=1)

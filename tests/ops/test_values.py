@@ -140,9 +140,47 @@ def windowed(inputs, attributes, reduce):
     return y
 
 
+def transposed(inputs, attributes):
+    """Transposed convolution by its definition: every entry of the input spreads the kernel, scaled by itself."""
+    x, w, *b = inputs
+    rank, groups = w.ndim - 2, attributes.get("group", 1)
+    strides, dilations = attributes.get("strides", [1] * rank), attributes.get("dilations", [1] * rank)
+    more, pads = attributes.get("output_padding", [0] * rank), attributes.get("pads", [0] * (2 * rank))
+    full = [
+        s * (n - 1) + d * (k - 1) + 1 for s, n, d, k in zip(strides, x.shape[2:], dilations, w.shape[2:], strict=True)
+    ]
+    auto = attributes.get("auto_pad", "NOTSET")
+    begins, sizes = [], []
+    for axis in range(rank):
+        size = full[axis] + more[axis] - pads[axis] - pads[rank + axis]
+        begin = pads[axis]
+        if "output_shape" in attributes or auto.startswith("SAME"):
+            size = (
+                attributes["output_shape"][axis] if "output_shape" in attributes else x.shape[2 + axis] * strides[axis]
+            )
+            total = max(0, full[axis] + more[axis] - size)
+            begin = total // 2 if auto == "SAME_UPPER" else total - total // 2
+        begins.append(begin)
+        sizes.append(size)
+    room = [max(f, b + s) for f, b, s in zip(full, begins, sizes, strict=True)]
+    y = np.zeros((len(x), groups, w.shape[1], *room))
+    grouped, kernels = x.reshape(len(x), groups, -1, *x.shape[2:]), w.reshape(groups, -1, *w.shape[1:])
+    for tap in np.ndindex(*w.shape[2:]):
+        place = tuple(
+            slice(t * d, t * d + s * (n - 1) + 1, s)
+            for t, d, s, n in zip(tap, dilations, strides, x.shape[2:], strict=True)
+        )
+        y[(..., *place)] += np.einsum("ngc...,gcm->ngm...", grouped, kernels[(..., *tap)])
+    y = y[(..., *(slice(b, b + s) for b, s in zip(begins, sizes, strict=True)))].reshape(len(x), -1, *sizes)
+    return y + b[0].reshape(-1, *[1] * rank) if b else y
+
+
 def by_definition(name, inputs, attributes):
     if name == "MaxPool":
         return windowed(inputs, attributes, lambda entries, count: entries.max(-1))
+    if name == "LpPool":
+        p = attributes.get("p", 2)
+        return windowed(inputs, attributes, lambda entries, count: (np.abs(entries) ** p).sum(-1) ** (1 / p))
     padded = attributes.get("count_include_pad")
     return windowed(inputs, attributes, lambda e, count: e.sum(-1) / (count if padded else e.shape[-1]))
 
@@ -154,7 +192,15 @@ def reference_pools(name, attributes):
     uneven = list(pads[: len(pads) // 2]) != list(pads[len(pads) // 2 :])
     counted = attributes.get("ceil_mode") and attributes.get("count_include_pad")
     padded = name == "MaxPool" and any(pads)
+    if name == "LpPool":
+        return False
     return "auto_pad" not in attributes and not uneven and not counted and not padded and not dilated
+
+
+def reference_transposes(attributes):
+    """Whether onnx.reference transposes convolutions as specified: not with these options."""
+    shaped = "output_shape" in attributes or attributes.get("auto_pad", "").startswith("SAME")
+    return not {"group", "output_padding"} & set(attributes) and "VALID" not in attributes.values() and not shaped
 
 
 def torch_normalize(inputs, attributes):
@@ -207,6 +253,13 @@ def expected(name, inputs, attributes):
         return torch.stack(torch.broadcast_tensors(*map(torch.as_tensor, inputs))).mean(0).numpy()
     if name == "Softsign":  # nor scalars
         return torch.nn.functional.softsign(torch.as_tensor(inputs[0])).numpy()
+    if name == "ConvTranspose" and not reference_transposes(attributes):
+        return transposed(inputs, attributes)
+    if name == "GlobalLpPool":
+        p, axes = attributes.get("p", 2), tuple(range(2, inputs[0].ndim))
+        return torch.linalg.vector_norm(torch.as_tensor(inputs[0]), p, axes, keepdim=True).numpy()
+    if name == "GlobalMaxPool":
+        return torch.as_tensor(inputs[0]).amax(tuple(range(2, inputs[0].ndim)), keepdim=True).numpy()
     if name == "GatherElements":
         return torch_gather(inputs, attributes)
     if name == "Mod" and not attributes.get("fmod"):
@@ -232,11 +285,20 @@ def test_value(name, dtype, draw_case, data):
     np.testing.assert_allclose(got, want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", ["AveragePool", "MaxPool"])
+@pytest.mark.parametrize("name", ["AveragePool", "LpPool", "MaxPool"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_pools_by_definition(name, draw_case, data):
     inputs, attributes = draw_case(data, name)
     got, want = ops.get(name)(*inputs, **attributes)[0], by_definition(name, inputs, attributes)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_transposed_convolution_by_definition(draw_case, data):
+    inputs, attributes = draw_case(data, "ConvTranspose")
+    got, want = ops.get("ConvTranspose")(*inputs, **attributes)[0], transposed(inputs, attributes)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
