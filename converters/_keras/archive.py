@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from converters._call import Refused
-from converters._keras.records import Variable, Weights, is_operation, kind_of
+from converters._keras.records import Shape, Variable, Weights, is_operation, kind_of
 from gbn.errors import ConversionError, MissingDependencyError
 
 __all__ = ["read"]
@@ -144,7 +144,7 @@ class FileWeights:
     def _at(self, *names: str) -> str:
         return "/".join([*([self.path] if self.path else []), *names])
 
-    def own(self) -> list[Variable]:
+    def own(self, path: str, expected: Mapping[str, Shape]) -> list[Variable]:
         names = sorted(self.store.names(self._at("vars")), key=lambda name: (len(name), name))
         if names != [str(k) for k in range(len(names))]:
             raise Refused(f"variables: got {names[:8]}, expected numbers from 0 on")

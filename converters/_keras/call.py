@@ -131,7 +131,7 @@ class Call:
         """
         layer = layer or self.layer
         expected = {name: shape for name, shape in shapes.items() if shape is not None}
-        found = layer.weights.own()
+        found = layer.weights.own(layer.path, expected)
         if len(found) != len(expected) or any(
             variable.shape != shape for variable, shape in zip(found, expected.values(), strict=False)
         ):

@@ -12,6 +12,7 @@ import numpy as np
 
 from converters._keras import attention, layers, operations, recurrent, shapes  # noqa: F401 - enter their rules
 from converters._keras.call import RULES, Call, Ref, Refused, State, run
+from converters._keras.heads import finish
 from converters._keras.operations import PREFIX
 from converters._keras.records import Config, Layer, Weights, is_operation, kind_of, of_record
 from gbn.errors import ConversionError, GbnError, UnsupportedLayer
@@ -49,7 +50,9 @@ def convert_model(
         raise ConversionError(
             f"{count} layer{'s' if count > 1 else ''} of the Keras model cannot be converted", builder.faults.values()
         )
-    builder.finish(outputs, labels)
+    if not outputs:
+        raise ConversionError("the Keras model has no outputs")
+    finish(builder.state.net, [ref.vertex for ref in outputs], labels)
     return builder.state.net
 
 
@@ -226,44 +229,6 @@ class _Builder:
         net.add_input(name, event)
         # A number per sample is an event of shape (1,) in the net and has no axis in Keras.
         return Ref(name if event else net.add(f"{name}.flat", "Reshape", [name], shape=[-1]))
-
-    def finish(self, outputs: Sequence[Any], labels: bool) -> None:
-        """Name the outputs, and put labels under those that are probabilities."""
-        net, names, kinds = self.state.net, [], {}
-        for ref in outputs:
-            name = ref.vertex
-            logits = self._logits(name) if labels else None
-            if logits is not None:
-                kinds[logits[0]] = logits[1]
-                name = logits[0]
-            if name in names or net[name].kind != "op":
-                name = net.add(f"{name}.output{len(names) or ''}", "Identity", [name])
-            names.append(name)
-        if not names:
-            raise ConversionError("the Keras model has no outputs")
-        net.set_outputs(names)
-        for name, kind in kinds.items():
-            net.add_likelihood(f"{name}.label", kind, name)
-
-    def _logits(self, name: str) -> tuple[str, str] | None:
-        """The logits under probabilities, classes first, and the likelihood; a softmax that nothing reads goes."""
-        net = self.state.net
-        vertex = net[name]
-        if vertex.op not in ("Softmax", "Sigmoid") or not net[vertex.parents[0]].plated:
-            return None
-        (logits,) = vertex.parents
-        rank, axis = len(vertex.shape), int(vertex.attributes.get("axis", -1))
-        if net[logits].kind != "op" or not rank:
-            return None
-        if not any(name in other.parents for other in net.vertices.values()):
-            del net.vertices[name]
-        if vertex.op == "Sigmoid":
-            return logits, "bernoulli"
-        axis %= rank + 1
-        if axis != 1:
-            order = [0, axis, *(k for k in range(1, rank + 1) if k != axis)]
-            logits = net.add(f"{logits}.classes_first", "Transpose", [logits], perm=order)
-        return logits, "categorical"
 
 
 class _Unknown(Exception):

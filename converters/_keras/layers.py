@@ -358,7 +358,7 @@ def _normalization(call: Call) -> str:
     axes = [] if config.values.get("axis", -1) is None else sorted(config.axes("axis", len(event) + 1, -1))
     kept = tuple(event[axis - 1] for axis in axes)
     if config.get("mean") is None:
-        found = call.layer.weights.own()
+        found = call.layer.weights.own(call.layer.path, {})
         if [variable.shape for variable in found] != [kept, kept, ()]:
             got = [variable.shape for variable in found]
             raise Refused(f"variables: got {got}, expected mean {kept}, variance {kept} and a count; call adapt() first")

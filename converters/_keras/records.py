@@ -10,9 +10,8 @@ import numpy as np
 
 from converters._call import Refused
 from gbn.arrays import detached
-from gbn.errors import near_matches
 
-__all__ = ["Config", "Layer", "LiveWeights", "Variable", "Weights", "is_operation", "kind_of", "of_keras", "of_record"]
+__all__ = ["BadEntry", "Config", "Layer", "LiveWeights", "Variable", "Weights", "is_operation", "kind_of", "of_keras", "of_record"]
 
 Shape = tuple[int, ...]
 _MISSING = object()
@@ -21,6 +20,14 @@ _MISSING = object()
 def of_keras(module: Any) -> bool:
     """Whether a class of that module is Keras's own; only its name says what a layer computes."""
     return isinstance(module, str) and module.partition(".")[0] == "keras"
+
+
+class BadEntry(Refused):
+    """An entry of a configuration that cannot be used; ``key`` says which."""
+
+    def __init__(self, key: str, got: Any, expected: str) -> None:
+        super().__init__(f"{key}: got {_brief(got)}, expected {expected}")
+        self.key = key
 
 
 class Config:
@@ -39,7 +46,7 @@ class Config:
     def _typed(self, key: str, default: Any, fits: Callable[[Any], bool], expected: str) -> Any:
         value = self.get(key, default)
         if value is _MISSING or not (value is default or fits(value)):
-            raise Refused(f"{key}: got {_brief(self.values.get(key))}, expected {expected}")
+            raise BadEntry(key, self.values.get(key), expected)
         return value
 
     def integer(self, key: str, default: Any = _MISSING, least: int = 1) -> int:
@@ -62,7 +69,7 @@ class Config:
         """One of some strings."""
         value = self.text(key, default)
         if value not in options:
-            raise Refused(f"{key}: got {value!r}, {near_matches(value, options)}")
+            raise BadEntry(key, value, f"one of {', '.join(map(repr, options))}")
         return value
 
     def integers(self, key: str, rank: int, default: Any = _MISSING, least: int = 1) -> list[int]:
@@ -70,7 +77,7 @@ class Config:
         value = self.get(key, default)
         values = [value] * rank if _whole(value) else value
         if not _is_list(values) or len(values) != rank or not all(_whole(v) and v >= least for v in values):
-            raise Refused(f"{key}: got {_brief(value)}, expected {rank} whole numbers from {least} on")
+            raise BadEntry(key, value, f"{rank} whole numbers from {least} on")
         return [int(v) for v in values]
 
     def axes(self, key: str, rank: int, default: Any = _MISSING) -> list[int]:
@@ -78,18 +85,18 @@ class Config:
         value = self.get(key, default)
         values = [value] if _whole(value) else value
         if not _is_list(values) or not all(_whole(v) and -rank <= v < rank for v in values):
-            raise Refused(f"{key}: got {_brief(value)}, expected axes of an array with {rank}")
+            raise BadEntry(key, value, f"axes of an array with {rank}")
         axes = [int(v) % rank for v in values]
         if 0 in axes or len(set(axes)) != len(axes):
-            raise Refused(f"{key}: got {_brief(value)}, expected different axes, not that of the samples")
+            raise BadEntry(key, value, "different axes, not that of the samples")
         return axes
 
 
 class Weights(Protocol):
     """Where the variables of a layer are."""
 
-    def own(self) -> list[Variable]:
-        """The layer's own variables, in Keras's order."""
+    def own(self, path: str, expected: Mapping[str, Shape]) -> list[Variable]:
+        """The layer's own variables, in Keras's order: those there are, whatever is expected of the layer at a path."""
 
     def child(self, attribute: str) -> Weights:
         """Those of a layer inside it."""
@@ -167,7 +174,7 @@ class LiveWeights:
     def __init__(self, layer: Any) -> None:
         self.layer = layer
 
-    def own(self) -> list[Variable]:
+    def own(self, path: str, expected: Mapping[str, Shape]) -> list[Variable]:
         store: dict[str, Any] = {}
         self.layer.save_own_variables(store)
         return [_live(store[key]) for key in sorted(store, key=int)]
