@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
-__all__ = ["BUILTIN", "from_keras", "from_networkx", "from_pgmpy", "from_sklearn", "from_torch"]
+__all__ = ["BUILTIN", "from_keras", "from_networkx", "from_pgmpy", "from_sklearn", "from_spec", "from_torch"]
 
 BUILTIN = (
     "converters.torch",
@@ -20,6 +20,7 @@ BUILTIN = (
     "converters.pgmpy",
     "converters.networkx",
     "converters.keras",
+    "converters.spec",
 )
 
 
@@ -113,3 +114,28 @@ def from_networkx(graph: Any) -> GaussianBayesNet:
     from converters.networkx import convert
 
     return convert(graph)
+
+
+def from_spec(
+    description: Any,
+    *,
+    latents: str | Iterable[str] = "affine",
+    noise: Any = 1.0,
+    output_noise: Any = 1.0,
+    likelihood: str | Mapping[str, str | None] | None = None,
+    **options: Any,
+) -> GaussianBayesNet:
+    """Convert a list of layers or variables; see :func:`converters.spec.convert`.
+
+    Noise and likelihood are given to a list of layers that states no noise; others keep what they state.
+
+    Raises:
+        ConversionError: listing every fault, with its line and path.
+    """
+    from converters.spec import COMPLETE, convert
+    from gbn.latents import assign_noise
+
+    net = convert(description, **options)
+    if not COMPLETE(description):
+        assign_noise(net, latents, noise, output_noise, likelihood)
+    return net

@@ -52,7 +52,8 @@ def convert_model(
         )
     if not outputs:
         raise ConversionError("the Keras model has no outputs")
-    finish(builder.state.net, [ref.vertex for ref in outputs], labels)
+    names = [ref.vertex for ref in outputs]
+    finish(builder.state.net, names, names if labels else ())
     return builder.state.net
 
 

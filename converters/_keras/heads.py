@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gbn.net import GaussianBayesNet
 
 __all__ = ["finish"]
 
 
-def finish(net: GaussianBayesNet, outputs: Sequence[str], labels: bool) -> None:
-    """Name the outputs; with ``labels``, logits take the place of probabilities, and get the label that these imply."""
+def finish(net: GaussianBayesNet, outputs: Sequence[str], labelled: Collection[str]) -> None:
+    """Name the outputs; of those ``labelled``, logits take the place of probabilities, with the label these imply."""
     names: list[str] = []
     kinds = {}
     for name in outputs:
-        logits = _logits(net, name) if labels else None
+        logits = _logits(net, name) if name in labelled else None
         if logits is not None:
             name, kinds[logits[0]] = logits
         if name in names or net[name].kind != "op":
@@ -28,7 +28,7 @@ def finish(net: GaussianBayesNet, outputs: Sequence[str], labels: bool) -> None:
 def _logits(net: GaussianBayesNet, name: str) -> tuple[str, str] | None:
     """The logits under probabilities, classes first, and the likelihood; a softmax that nothing reads goes."""
     vertex = net[name]
-    if vertex.op not in ("Softmax", "Sigmoid"):
+    if vertex.op not in ("Softmax", "Sigmoid") or vertex.random:
         return None
     (logits,) = vertex.parents
     rank, axis = len(vertex.shape), int(vertex.attributes.get("axis", -1))
