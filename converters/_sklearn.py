@@ -1,7 +1,7 @@
 """What each kind of fitted scikit-learn estimator is as a net; only its arrays are read.
 
-A *predictor* ends a net in an output, or in logits with a label.  A *transformer* is a step before it.  A *factor model*
-is a net by itself, z ~ N(0, I) with x below it, and brings its noise with it.
+A *predictor* ends a net in an output, or in logits with a label.  A *transformer* is a step before it.  A *factor
+model* is a net by itself, z ~ N(0, I) with x below it, and brings its noise with it.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def _linear_classifier(net: GaussianBayesNet, estimator: Any, x: str, prefix: st
             "softmax; fit it with another solver, and multi_class='multinomial' where there is such an argument"
         )
     if getattr(estimator, "multi_class", None) == "multinomial" and classes == 2:
-        raise ConversionError("multi_class='multinomial' of two classes halves its softmax; fit it without the argument")
+        raise ConversionError(
+            "multi_class='multinomial' of two classes halves its softmax; fit it without the argument"
+        )
     logits = _affine(net, estimator, x, prefix, "logits")
     net.set_outputs([logits])
     _add_label(net, estimator, logits, "categorical" if classes > 2 else "bernoulli")
@@ -149,9 +151,7 @@ PREDICTORS: dict[str, Predictor] = {
 }
 
 
-def _chain(
-    net: GaussianBayesNet, x: str, name: str, *steps: tuple[str, str, Any, str], **attributes: Any
-) -> str:
+def _chain(net: GaussianBayesNet, x: str, name: str, *steps: tuple[str, str, Any, str], **attributes: Any) -> str:
     """Ops with a constant each, (part, op, constant, source); the last one has the step's name."""
     used = [step for step in steps if step[2] is not None]
     for k, (part, op, value, source) in enumerate(used, start=1):

@@ -2,9 +2,9 @@
 
 Importing this module does not import Keras, and a file is read without it: the configuration says what the layers are,
 and h5py reads the variables.  Every layer's result is a vertex of the layer's name (inside another model
-``model.layer``, at its second call ``layer#2``).  Before an activation lies ``layer.affine``, or ``layer.logits`` before
-probabilities; other steps of a layer are ``layer.<step>``.  Parameters are ``layer.kernel``, ... in Keras's own shape,
-with the path of the Keras variable as their source (of a file: its place in the file).
+``model.layer``, at its second call ``layer#2``).  Before an activation lies ``layer.affine``, or before probabilities
+``layer.logits``; other steps of a layer are ``layer.<step>``.  Parameters are ``layer.kernel``, ... in Keras's own
+shape, with the path of the Keras variable as their source (of a file: its place in the file).
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ def _record(model: Any) -> dict[str, Any]:
             "keras.Sequential or keras.Model(inputs, outputs)"
         )
     # A model's own class may keep a configuration that says nothing of its layers.
-    owner = next(base for base in bases if base.__name__ == kind)
+    owner: Any = next(base for base in bases if base.__name__ == kind)
     # As text, tuples are the lists that they are in a file.
-    return json.loads(json.dumps({"module": "keras", "class_name": kind, "config": owner.get_config(model)}, default=str))  # type: ignore[no-any-return]
+    return json.loads(
+        json.dumps({"module": "keras", "class_name": kind, "config": owner.get_config(model)}, default=str)
+    )  # type: ignore[no-any-return]

@@ -27,7 +27,7 @@ TAKES = (
 _PICKLES = (".joblib", ".pkl", ".pickle")
 
 
-def COMPLETE(obj: Any) -> bool:  # noqa: N802 - part of the protocol of converters
+def COMPLETE(obj: Any) -> bool:
     """Whether the net brings its own noise: that of a factor model does."""
     return find(FACTORS, obj) is not None
 

@@ -33,7 +33,8 @@
       ``unit_normalization``, ``rescaling`` (scale);
     - ``flatten``, ``reshape`` (target_shape), ``permute`` (dims), ``repeat_vector`` (n), ``dropout`` (nothing, at
       inference);
-    - ``add``, ``subtract``, ``multiply``, ``average``, ``maximum``, ``minimum``, ``concatenate`` (axis), ``dot`` (axes);
+    - ``add``, ``subtract``, ``multiply``, ``average``, ``maximum``, ``minimum``, ``concatenate`` (axis) and ``dot``
+      (axes), which read several layers;
     - ``simple_rnn``, ``gru``, ``lstm`` (units; return_sequences, go_backwards), and ``attention`` (num_heads, key_dim),
       which reads a query and a value, and where there is a third, a key;
     - the activation functions: ``relu``, ``tanh``, ``sigmoid``, ``softmax``, ``gelu``, ...
@@ -95,7 +96,7 @@ def accepts(obj: Any) -> bool:
     return type(obj) in (dict, list)
 
 
-def COMPLETE(obj: Any) -> bool:  # noqa: N802 - part of the protocol of converters
+def COMPLETE(obj: Any) -> bool:
     """Whether a description states the noise of its vertices: of variables it does, of layers where one has any."""
     top = _tree(obj, Faults(""))
     return "variables" in top.value or any(

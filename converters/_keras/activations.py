@@ -115,7 +115,9 @@ def activation(value: Any) -> tuple[str, Activation] | None:
     if value is None or value == "linear":
         return None
     if not isinstance(value, str) or value not in FUNCTIONS:
-        raise Refused(f"activation: got {str(value)[:60]!r}, which has no counterpart; {near_matches(value, FUNCTIONS)}")
+        raise Refused(
+            f"activation: got {str(value)[:60]!r}, which has no counterpart; {near_matches(value, FUNCTIONS)}"
+        )
     return value, FUNCTIONS[value]
 
 

@@ -118,7 +118,7 @@ class Call:
             return x
         return self.emit("Transpose", x, part=part, perm=list(perm))
 
-    def variables(self, layer: Layer | None = None, frozen: Sequence[str] = (), **shapes: Shape | None) -> list[str]:
+    def variables(self, layer: Layer | None = None, frozen: Sequence[str] = (), /, **shapes: Shape | None) -> list[str]:
         """The vertices of the layer's variables, in Keras's order.
 
         Args:

@@ -26,9 +26,7 @@ def _dense(call: Call) -> str:
     features = call.shape(call.input)[-1]
     bias = (units,) if config.flag("use_bias", True) else None
     weights = call.variables(kernel=(features, units), bias=bias)
-    return activated(
-        call, lambda part: call.emit("Gemm", call.input, *weights, part=part), config.get("activation")
-    )
+    return activated(call, lambda part: call.emit("Gemm", call.input, *weights, part=part), config.get("activation"))
 
 
 @rule("Embedding")
@@ -242,7 +240,7 @@ def _affine_pair(call: Call, shape: Shape, *flags: str, **statistics: Shape) -> 
     """gamma and beta, ones and zeros in the place of those that the layer does without; and its statistics."""
     used = [call.config.flag(flag, True) for flag in flags]
     wanted = {name: shape if use else None for name, use in zip(("gamma", "beta"), used, strict=True)}
-    found = call.variables(frozen=list(statistics), **wanted, **statistics)
+    found = call.variables(None, list(statistics), **wanted, **statistics)
     pair = []
     for name, use, value in zip(("gamma", "beta"), used, (1.0, 0.0), strict=True):
         pair.append(found.pop(0) if use else call.constant(name, np.full(shape, value)))
@@ -264,9 +262,7 @@ def _batch_normalization(call: Call) -> str:
     x = call.transposed(call.input, order, "channels_first")
     epsilon = call.config.number("epsilon", 1e-3)
     moved = x != call.input
-    y = call.emit(
-        "BatchNormalization", x, *affine, *statistics, part="normal" if moved else "", epsilon=epsilon
-    )
+    y = call.emit("BatchNormalization", x, *affine, *statistics, part="normal" if moved else "", epsilon=epsilon)
     return call.transposed(y, np.argsort(order).tolist()) if moved else y
 
 
@@ -287,9 +283,7 @@ def _layer_normalization(call: Call) -> str:
     pair, _ = _affine_pair(call, shape, "scale", "center")
     x = call.transposed(call.input, order, "axes_last")
     epsilon, moved = call.config.number("epsilon", 1e-3), x != call.input
-    y = call.emit(
-        "LayerNormalization", x, *pair, part="normal" if moved else "", axis=-len(axes), epsilon=epsilon
-    )
+    y = call.emit("LayerNormalization", x, *pair, part="normal" if moved else "", axis=-len(axes), epsilon=epsilon)
     return call.transposed(y, np.argsort(order).tolist()) if moved else y
 
 
@@ -361,7 +355,9 @@ def _normalization(call: Call) -> str:
         found = call.layer.weights.own(call.layer.path, {})
         if [variable.shape for variable in found] != [kept, kept, ()]:
             got = [variable.shape for variable in found]
-            raise Refused(f"variables: got {got}, expected mean {kept}, variance {kept} and a count; call adapt() first")
+            raise Refused(
+                f"variables: got {got}, expected mean {kept}, variance {kept} and a count; call adapt() first"
+            )
         mean, variance = (to_array(variable.read()) for variable in found[:2])
     else:
         mean, variance = (np.broadcast_to(to_array(config.get(key)), kept) for key in ("mean", "variance"))

@@ -11,7 +11,18 @@ import numpy as np
 from converters._call import Refused
 from gbn.arrays import detached
 
-__all__ = ["BadEntry", "Config", "Layer", "LiveWeights", "Variable", "Weights", "is_operation", "kind_of", "of_keras", "of_record"]
+__all__ = [
+    "BadEntry",
+    "Config",
+    "Layer",
+    "LiveWeights",
+    "Variable",
+    "Weights",
+    "is_operation",
+    "kind_of",
+    "of_keras",
+    "of_record",
+]
 
 Shape = tuple[int, ...]
 _MISSING = object()

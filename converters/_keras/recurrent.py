@@ -78,7 +78,9 @@ def _lstm(call: Call, layer: Layer, features: int) -> Step:
     def step(at: Call, x: str, states: Sequence[str | None]) -> list[str]:
         before, cell = states
         gates = _linear(at, "gates", x, kernel, before, recurrent, bias)
-        parts = [_part(at, gates, f"{name}.sum", k, units) for k, name in enumerate(("input", "forget", "new", "output"))]
+        parts = [
+            _part(at, gates, f"{name}.sum", k, units) for k, name in enumerate(("input", "forget", "new", "output"))
+        ]
         enter, keep, leave = (
             _act(at, layer, "recurrent_activation", "sigmoid", parts[k], name)
             for k, name in ((0, "input"), (1, "forget"), (3, "output"))

@@ -37,7 +37,9 @@ def _terms(call: Call, fewest: int = 2) -> list[str]:
     names = call.inputs
     ranks = {len(call.shape(name)) for name in names}
     if len(names) < fewest or len(ranks) != 1:
-        raise Refused(f"its inputs have the events {[call.shape(name) for name in names]}, expected equal numbers of axes")
+        raise Refused(
+            f"its inputs have the events {[call.shape(name) for name in names]}, expected equal numbers of axes"
+        )
     return names
 
 

@@ -81,7 +81,9 @@ def _add(net: GaussianBayesNet, name: str, node: Node, parents: dict[str, Any]) 
     bias, variance = np.atleast_1d(_numbers(entry(node, "bias", 0.0), "bias")), entry(node, "variance")
     given = {parent: _numbers(weight, f"parents.{parent}") for parent, weight in parents.items()}
     rows = [len(weight) for weight in given.values() if weight.ndim == 2]
-    size = max([entry(node, "size", 1), len(bias), *rows, 0 if variance is None else np.ndim(variance) and len(variance)])
+    size = max(
+        [entry(node, "size", 1), len(bias), *rows, 0 if variance is None else np.ndim(variance) and len(variance)]
+    )
     if "bias" not in node.value and size > 1:
         bias = np.zeros(size)
     if not parents and variance is None:

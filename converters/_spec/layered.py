@@ -191,7 +191,7 @@ class Layered:
             vertex = self.made[self.last]
             return None if vertex is None else [vertex]
         items = given.value if isinstance(given.value, list) else [given]
-        found = []
+        found: list[str | None] = []
         for item in items:
             if not isinstance(item.value, str) or item.value not in self.made:
                 self.faults.add(item, f"got {item.plain()!r}, which no entry before has as its name; "
@@ -220,7 +220,9 @@ class Layered:
             values["activation"] = kind
         rank = len(self.state.net[inputs[0]].shape) - 1
         if "{}" in LAYERS[kind].keras and not 1 <= rank <= 3:
-            raise Refused(f"its input has the event {self.state.net[inputs[0]].shape}, expected 1 to 3 axes and channels")
+            raise Refused(
+                f"its input has the event {self.state.net[inputs[0]].shape}, expected 1 to 3 axes and channels"
+            )
         weights = self._weights(node, name)
         trainable = not Config(node.plain()).flag("frozen")
         layer = Layer(LAYERS[kind].keras.format(rank), Config(values), weights, name, trainable)
@@ -280,9 +282,10 @@ class Layered:
     def _kinds(self, names: list[str]) -> dict[str, str]:
         """The likelihood of each output."""
         node = self.top.value.get("likelihood", Node("auto", "likelihood"))
-        given = node.value if isinstance(node.value, dict) else dict.fromkeys(names, node)
+        each = isinstance(node.value, dict)
+        given = node.value if each else dict.fromkeys(names or [""], node)
         for name, item in given.items():
-            if name not in names and isinstance(node.value, dict):
+            if each and name not in names:
                 self.faults.add(item, f"{name!r} is no output; {near_matches(name, names)}")
             if item.value not in _LIKELIHOODS:
                 self.faults.add(item, f"got {item.plain()!r}, {near_matches(item.plain(), _LIKELIHOODS)}")

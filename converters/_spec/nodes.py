@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,13 @@ class Faults:
     """Everything that is wrong with a description, to be raised at once."""
 
     source: str
-    found: list[UnsupportedLayer] = field(default_factory=list)
+    found: dict[tuple[int, str], UnsupportedLayer] = field(default_factory=dict)
 
     def add(self, node: Node, message: str) -> None:
         """Note what is wrong with an entry."""
         where = node.path or "the whole"
         fault = UnsupportedLayer(where if node.line is None else f"line {node.line}, {where}", message)
-        if str(fault) not in map(str, self.found):
-            self.found.append(fault)
+        self.found.setdefault((node.line or 0, str(fault)), fault)
 
     def unknown(self, node: Node, key: str, known: Any) -> None:
         """Note a key that an entry may not have, with the nearest that it may."""
@@ -59,7 +59,9 @@ class Faults:
         """Raise ConversionError where anything was noted."""
         if self.found:
             count = len(self.found)
-            raise ConversionError(f"{self.source}: {count} fault{'s' if count > 1 else ''}", self.found)
+            # In the order of the lines; without lines, as they were found.
+            ordered = [self.found[key] for key in sorted(self.found, key=lambda key: key[0])]
+            raise ConversionError(f"{self.source}: {count} fault{'s' if count > 1 else ''}", ordered)
 
 
 def of_object(value: Any, path: str = "") -> Node:
@@ -119,9 +121,7 @@ class _Reader:
             raise ConversionError(f"{self.name}, line {line}: nested more than {_MOST_DEPTH} deep")
         return Node(value, path, line)
 
-    def mapping(
-        self, entries: Iterator[tuple[str, int, Callable[[], Node]]], path: str, line: int, depth: int
-    ) -> Node:
+    def mapping(self, entries: Iterator[tuple[str, int, Callable[[], Node]]], path: str, line: int, depth: int) -> Node:
         """A node of keys, each with its line and what reads its value."""
         found: dict[str, Node] = {}
         for key, at, read in entries:
@@ -143,7 +143,9 @@ class _Json(_Reader):
         try:
             json.loads(text, parse_constant=self._no_number)
         except json.JSONDecodeError as error:
-            raise ConversionError(f"{name}, line {error.lineno}: not JSON: {error.msg} (column {error.colno})") from None
+            raise ConversionError(
+                f"{name}, line {error.lineno}: not JSON: {error.msg} (column {error.colno})"
+            ) from None
         except ValueError as error:
             raise ConversionError(f"{name}: not JSON: {error}") from None
         self.text = text
@@ -182,7 +184,7 @@ class _Json(_Reader):
         while self.now != "}":
             line, key = self.line, json.loads(self._next())
             self._next()
-            yield key, line, lambda key=key: self.node(_joined(path, key), depth + 1)
+            yield key, line, partial(self.node, _joined(path, key), depth + 1)
             if self.now == ",":
                 self._next()
         self._next()
@@ -240,7 +242,7 @@ class _Yaml(_Reader):
             line = key.start_mark.line + 1
             if not isinstance(key, self.yaml.ScalarNode):
                 raise ConversionError(f"{self.name}, line {line}: a key is no plain text")
-            yield key.value, line, lambda k=key.value, v=item: self.node(v, _joined(path, k), depth + 1)
+            yield key.value, line, partial(self.node, item, _joined(path, key.value), depth + 1)
 
     def _scalar(self, node: Any) -> Any:
         if node.style is None and self._FLOAT.fullmatch(node.value):

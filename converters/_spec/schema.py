@@ -67,7 +67,9 @@ LAYERS: dict[str, Kind] = {
     "simple_rnn": Kind("SimpleRNN", ("units",), _STEPS),
     "gru": Kind("GRU", ("units",), (*_STEPS, "recurrent_activation", "reset_after")),
     "lstm": Kind("LSTM", ("units",), (*_STEPS, "recurrent_activation")),
-    "attention": Kind("MultiHeadAttention", ("num_heads", "key_dim"), ("value_dim", "use_bias", "output_shape"), inputs=2),
+    "attention": Kind(
+        "MultiHeadAttention", ("num_heads", "key_dim"), ("value_dim", "use_bias", "output_shape"), inputs=2
+    ),
 }
 # A layer of an activation function's name is that function.
 LAYERS |= {name: Kind("Activation") for name in FUNCTIONS}

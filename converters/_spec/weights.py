@@ -104,7 +104,9 @@ class Archive:
             read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             got, _, dtype = read[version](file)
         if got != shape or dtype.kind not in "fiu":
-            raise Refused(f"{self.path.name}: its member {name!r} has shape {got} of {dtype}, expected numbers of {shape}")
+            raise Refused(
+                f"{self.path.name}: its member {name!r} has shape {got} of {dtype}, expected numbers of {shape}"
+            )
         with np.load(self.path, allow_pickle=False) as archive:
             return np.asarray(archive[name])
 

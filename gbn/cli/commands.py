@@ -109,7 +109,10 @@ def _command(
 
 def _add_convert(commands: Any) -> argparse.ArgumentParser:
     add = _command(commands, "convert", _convert, "turn a model into a .gbn file")
-    add.add_argument("source", help=f"a model's file (.pt2), or {_FACTORY_HELP} for the model, or (model, example)")
+    add.add_argument(
+        "source",
+        help=f"a model's file (.pt2, .keras, .json, .yaml), or {_FACTORY_HELP} for the model, or (model, example)",
+    )
     add.add_argument("-o", "--output", required=True, metavar="NET", help="the .gbn file to write")
     example = add.add_mutually_exclusive_group()
     example.add_argument("--example", metavar="NPZ", help="a batch of inputs to trace with: member x, or x0, x1, ...")

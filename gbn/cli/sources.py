@@ -30,12 +30,13 @@ __all__ = ["exported_module", "fixed_sizes", "load_net", "read_arrays", "read_ex
 Array = np.ndarray[Any, Any]
 
 _FACTORY = re.compile(r"(.+\.py):([^:/\\]+)", re.DOTALL | re.IGNORECASE)
+_MODELS = (".pt2", ".keras", ".json", ".yaml", ".yml")
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 
 
 def load_net(path: str) -> GaussianBayesNet:
     """The net of a ``.gbn`` file."""
-    if _FACTORY.fullmatch(path) or Path(path).suffix.lower() in (".pt2", ".py", *_PICKLES):
+    if _FACTORY.fullmatch(path) or Path(path).suffix.lower() in (*_MODELS, ".py", *_PICKLES):
         raise InputError(f"{path}: expected a .gbn file; make one with: gbn convert {path} -o net.gbn")
     return io.load(path)
 

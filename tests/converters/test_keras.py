@@ -183,7 +183,9 @@ def test_weights_can_be_written_back() -> None:
 
 
 def classifier(*event: int, last: str, units: int = 3) -> Any:
-    return keras.Sequential([L.Input(event), L.Dense(4, activation="tanh"), L.Dense(units, activation=last, name="top")])
+    return keras.Sequential(
+        [L.Input(event), L.Dense(4, activation="tanh"), L.Dense(units, activation=last, name="top")]
+    )
 
 
 @pytest.mark.parametrize(("event", "last", "kind"), [((5,), "softmax", "categorical"), ((5,), "sigmoid", "bernoulli")])

@@ -1,4 +1,4 @@
-"""Each Keras layer by itself, against Keras: its result, and the gradient of each of its variables by torch autograd."""
+"""Each Keras layer by itself, against Keras: its result, and the gradients of its variables by torch autograd."""
 
 from typing import Any
 
@@ -9,15 +9,12 @@ from gbn.errors import ConversionError
 
 pytest.importorskip("h5py")
 pytest.importorskip("torch")
-from tests.keras_models import converted, gradients_agree, keras, randomize, runs_alike  # noqa: E402
+from converters._keras.activations import FUNCTIONS
+from tests.keras_models import converted, gradients_agree, keras, randomize, runs_alike
 
 L = keras.layers
 CL, CF = {"data_format": "channels_last"}, {"data_format": "channels_first"}
-ACTIVATIONS = (
-    "linear relu leaky_relu relu6 elu selu celu sigmoid hard_sigmoid log_sigmoid tanh hard_tanh tanh_shrink soft_shrink "
-    "hard_shrink softplus softsign silu swish hard_silu hard_swish gelu mish exponential squareplus glu softmax "
-    "log_softmax"
-).split()
+ACTIVATIONS = sorted(FUNCTIONS)
 
 # name -> (layer, event of its input, or of its inputs)
 CASES: dict[str, tuple[Any, Any]] = {
@@ -211,7 +208,9 @@ def test_normalisation_of_inner_axes(axis: Any) -> None:
         layer.build((None, 4, 5, 2))
         model = keras.Sequential([L.Input((4, 5, 2)), layer])
         randomize(model)
-        gain, *shift = (v.numpy().reshape([n if k in axes else 1 for k, n in enumerate(x.shape)]) for v in layer.weights)
+        gain, *shift = (
+            v.numpy().reshape([n if k in axes else 1 for k, n in enumerate(x.shape)]) for v in layer.weights
+        )
         centred = x - x.mean(axes, keepdims=True) if shift else x
         expected = centred / np.sqrt((centred**2).mean(axes, keepdims=True) + layer.epsilon) * gain + sum(shift)
         net = converted(model)

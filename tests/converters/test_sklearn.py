@@ -148,7 +148,9 @@ def test_linear_regressors(model: BaseEstimator) -> None:
     assert net.source_of("output.weight") == "coef_"
 
 
-@pytest.mark.parametrize("model", [linear_model.LinearRegression(), linear_model.Ridge(), linear_model.MultiTaskLasso()])
+@pytest.mark.parametrize(
+    "model", [linear_model.LinearRegression(), linear_model.Ridge(), linear_model.MultiTaskLasso()]
+)
 def test_linear_regressors_of_several_targets(model: BaseEstimator) -> None:
     x, y = regression(targets=3)
     net = from_sklearn(model.fit(x, y))
@@ -221,7 +223,7 @@ def test_factor_models_are_their_generative_nets(model: BaseEstimator) -> None:
     if isinstance(model, FactorAnalysis):
         np.testing.assert_allclose(post.mean["z"], model.transform(x), rtol=1e-9, atol=1e-9)
     assert net.latents == ("z", "x")
-    with pytest.raises(ConversionError, match="noise: got 2.0, but this model brings the noise"):
+    with pytest.raises(ConversionError, match=r"noise: got 2\.0, but this model brings the noise"):
         convert(model, noise=2.0)
 
 
@@ -279,7 +281,7 @@ def test_all_steps_at_fault_are_listed() -> None:
     with pytest.raises(ConversionError) as caught:
         convert(model)
     assert [fault.path for fault in caught.value.layers] == ["polynomialfeatures", "kneighborsregressor"]
-    with pytest.raises(ConversionError, match="standardscaler: StandardScaler .*not fitted"):
+    with pytest.raises(ConversionError, match=r"standardscaler: StandardScaler .*not fitted"):
         convert(make_pipeline(StandardScaler(), linear_model.Ridge()))
     with pytest.raises(ConversionError, match="no steps"):
         convert(Pipeline([("a", "passthrough")]))
