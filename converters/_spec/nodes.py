@@ -15,7 +15,7 @@ from gbn.errors import ConversionError, MissingDependencyError, UnsupportedLayer
 __all__ = ["Faults", "Node", "of_file", "of_object"]
 
 _MOST_CHARACTERS = 16 << 20
-_MOST_NODES = 1_000_000
+_MOST_NODES = 100_000
 _MOST_DEPTH = 64
 
 

@@ -404,7 +404,7 @@ def test_files_that_are_no_descriptions(name: str, text: str, message: str, tmp_
 def test_aliases_cannot_multiply_without_end(tmp_path: Path) -> None:
     bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     bomb += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]" for k in range(1, 12)]
-    with pytest.raises(ConversionError, match="more than 1000000 entries"):
+    with pytest.raises(ConversionError, match="more than 100000 entries"):
         convert(as_file(tmp_path, "\n".join(bomb)))
 
 
@@ -515,3 +515,23 @@ variables:
         convert(as_file(tmp_path, "\n".join([text.splitlines()[0], *text.splitlines()[4:7]])))
     places = [fault.path for fault in caught.value.layers]
     assert places == ["line 2, variables.e", "line 3, variables.f", "line 4, variables.g"]
+
+
+WORDS = ["", "-", "{", "]", ": ", ",", '"', "&a ", "*a", "!!int ", "-1", "1e400", "99999999999", "null", "x", "y", "\n"]
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_a_mutated_description_is_refused_or_read(suffix: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    kinds = list(CASES)
+    for _ in range(100):
+        spec = description(kinds[rng.integers(len(kinds))])
+        text = json.dumps(spec, indent=1) if suffix == "json" else yaml.safe_dump(spec)
+        for _ in range(rng.integers(1, 4)):
+            at, width = int(rng.integers(len(text))), int(rng.integers(0, 4))
+            text = text[:at] + WORDS[rng.integers(len(WORDS))] + text[at + width :]
+        try:
+            net = convert(as_file(tmp_path, text, f"net.{suffix}"), max_bytes=1 << 24)
+        except ConversionError:
+            continue
+        assert net.outputs
