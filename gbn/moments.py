@@ -1,13 +1,14 @@
 """Moments of entry-wise nonlinearities under a Gaussian: E f(x), E f'(x) and Var f(x) for x ~ N(m, v).
 
-Closed forms where they are known (Relu, LeakyRelu, Abs, Exp, Sin, Cos, Sinh, Cosh, Erf, exact Gelu), Gauss-Hermite
-quadrature for other smooth functions.  Φ and φ are the standard normal distribution function and density; T is Owen's
-function, by which E Φ(a)² = Φ(h) - 2 T(h, (1 + 2s²)^-½) for a ~ N(μ, s²), h = μ (1 + s²)^-½ (Owen, *A table of normal
-integrals*, 1980).
+Closed forms where they are known: what is linear in pieces, Elu and its kin, Exp, Sin, Cos, Sinh, Cosh, Erf and exact
+Gelu.  Gauss-Hermite quadrature for other smooth functions.  Φ and φ are the standard normal distribution function and
+density; T is Owen's function, by which E Φ(a)² = Φ(h) - 2 T(h, (1 + 2s²)^-½) for a ~ N(μ, s²), h = μ (1 + s²)^-½ (Owen,
+*A table of normal integrals*, 1980).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from scipy import special
 
 from gbn import ops
 from gbn.maps import Diagonal
+from gbn.ops.elementwise import SELU
 
 __all__ = ["has_moments", "moments"]
 
@@ -25,7 +27,7 @@ Moments = tuple[Array, Array, Array]
 _NODES = 96
 # Below this variance, relative to the entry's own square, a Gaussian is a point.
 _POINT = 1e-24
-_QUADRATURE = frozenset({"Asinh", "Atan", "Elu", "Gelu", "Mish", "Sigmoid", "Softplus", "Swish", "Tanh"})
+_QUADRATURE = frozenset({"Asinh", "Atan", "Gelu", "Mish", "Sigmoid", "Softplus", "Swish", "Tanh"})
 
 
 def has_moments(op: str | None) -> bool:
@@ -70,6 +72,47 @@ def _leaky(m: Array, v: Array, alpha: float = 0.01) -> Moments:
         alpha + rest * above,
         alpha**2 * v + 2 * alpha * rest * v * above + rest**2 * spread,
     )
+
+
+def _bent(m: Array, v: Array, above: float, below: float, scale: float) -> Moments:
+    """``above`` x for x > 0, ``below`` (e^(x / scale) - 1) for x < 0: the Elu, and its kin.
+
+    E[e^(k x / scale); x < 0] is the mean of a lognormal times the mass that its tilted normal has below 0.
+    """
+    s = np.sqrt(v)
+    z = m / s
+    positive, negative, tail = special.ndtr(z), special.ndtr(-z), s * _density(z)
+
+    def tilted(k: int) -> Array:
+        rate = k / scale
+        return np.exp(m * rate + v * (rate * rate / 2) + special.log_ndtr(-z - s * rate))
+
+    value = above * (m * positive + tail) + below * (tilted(1) - negative)
+    square = above**2 * ((m * m + v) * positive + m * tail) + below**2 * (tilted(2) - 2 * tilted(1) + negative)
+    return value, above * positive + below / scale * tilted(1), square - value * value
+
+
+def _selu(m: Array, v: Array, alpha: float = SELU["alpha"], gamma: float = SELU["gamma"]) -> Moments:
+    return _bent(m, v, gamma, gamma * alpha, 1.0)
+
+
+def _clip(m: Array, v: Array, min: float = -math.inf, max: float = math.inf) -> Moments:
+    """x between its bounds, by the moments of the truncated normal."""
+    s, min = np.sqrt(v), min if min < max else max
+    low, high = (min - m) / s, (max - m) / s
+    inside = special.ndtr(high) - special.ndtr(low)
+    value, square = m * inside, (m * m + v) * inside
+    ends = (min, special.ndtr(low), s * _density(low)), (max, special.ndtr(-high), -s * _density(high))
+    for bound, mass, edge in ends:
+        if math.isfinite(bound):
+            value = value + bound * mass + edge
+            square = square + bound * bound * mass + (m + bound) * edge
+    return value, inside, square - value * value
+
+
+def _hard_sigmoid(m: Array, v: Array, alpha: float = 0.2, beta: float = 0.5) -> Moments:
+    value, slope, spread = _clip(alpha * m + beta, alpha * alpha * v, 0.0, 1.0)
+    return value, alpha * slope, spread
 
 
 def _exp(m: Array, v: Array) -> Moments:
@@ -132,13 +175,18 @@ def _gelu(m: Array, v: Array, approximate: str = "none") -> Moments:
 
 _CLOSED: dict[str, Callable[..., Moments]] = {
     "Abs": lambda m, v: _leaky(m, v, -1.0),
+    "Celu": lambda m, v, alpha=1.0: _bent(m, v, 1.0, alpha, alpha),
+    "Clip": _clip,
     "Cos": _cosine,
     "Cosh": _cosh,
+    "Elu": lambda m, v, alpha=1.0: _bent(m, v, 1.0, alpha, 1.0),
     "Erf": _erf,
     "Exp": _exp,
     "Gelu": _gelu,
+    "HardSigmoid": _hard_sigmoid,
     "LeakyRelu": _leaky,
     "Relu": _relu,
+    "Selu": _selu,
     "Sin": _sine,
     "Sinh": _sinh,
 }

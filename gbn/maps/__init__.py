@@ -26,6 +26,7 @@ from gbn.maps.core import (
     Slice,
     Sum,
 )
+from gbn.maps.einsum import Einsum
 from gbn.maps.indexing import Cumulative, Select, Sparse
 from gbn.maps.windows import Convolution, TransposedKernel, WindowSelect, WindowSum
 
@@ -37,6 +38,7 @@ __all__ = [
     "Convolution",
     "Cumulative",
     "Diagonal",
+    "Einsum",
     "LinearMap",
     "Permute",
     "Reshape",

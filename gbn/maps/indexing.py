@@ -43,30 +43,42 @@ class Select(LinearMap):
         return int(np.bincount(self.index.reshape(-1), minlength=1).max()) <= 1
 
     @cached_property
-    def _adder(self) -> Any:
-        """The adjoint as a matrix of zeros and ones, one row an input entry."""
-        from scipy import sparse  # not needed by most nets, and slow to import
+    def _adders(self) -> dict[Any, Any]:
+        return {}
 
-        positions = self.index.reshape(-1)
-        ones = np.ones(positions.size, np.int8)
-        matrix = sparse.csc_array((ones, positions, np.arange(positions.size + 1)), shape=(self._size, positions.size))
-        return matrix.tocsr()
+    def _adder(self, dtype: Any) -> Any:
+        """The adjoint as a matrix of zeros and ones, one row an input entry."""
+        if dtype not in self._adders:
+            from scipy import sparse  # not needed by most nets, and slow to import
+
+            positions = self.index.reshape(-1)
+            ones, ends = np.ones(positions.size, dtype), np.arange(positions.size + 1)
+            matrix = sparse.csc_array((ones, positions, ends), shape=(self._size, positions.size))
+            self._adders[dtype] = matrix.tocsr()
+        return self._adders[dtype]
 
     def push(self, v: Array) -> Array:
         lead = lead_of(v, self.in_shape)
         return v.reshape(*lead, self._size, *self._tail).take(self.index, axis=len(lead))
 
     def pull(self, g: Array) -> Array:
-        lead, tail = lead_of(g, self.out_shape), self._tail
+        lead, tail, place = lead_of(g, self.out_shape), self._tail, self.index.reshape(-1)
         rows, columns = math.prod(lead), math.prod(tail)
-        g = g.reshape(rows, self.index.size, columns)
-        if self._distinct:
+        if columns == 1:
+            # numpy is fast on flat arrays only.
+            out = np.zeros(rows * self._size, g.dtype)
+            each = place if rows == 1 else np.add.outer(np.arange(rows) * self._size, place).reshape(-1)
+            if self._distinct:
+                out[each] = g.reshape(-1)
+            else:
+                np.add.at(out, each, g.reshape(-1))
+        elif self._distinct:
             out = np.zeros((rows, self._size, columns), g.dtype)
-            out[:, self.index.reshape(-1)] = g
+            out[:, place] = g.reshape(rows, place.size, columns)
         else:
             # One product for all leading axes at once.
-            joined = g.transpose(1, 0, 2).reshape(self.index.size, rows * columns)
-            total = self._adder.astype(g.dtype) @ joined
+            joined = g.reshape(rows, place.size, columns).transpose(1, 0, 2).reshape(place.size, rows * columns)
+            total = self._adder(g.dtype) @ joined
             out = total.reshape(self._size, rows, columns).transpose(1, 0, 2)
         return out.reshape(lead + self.in_shape)
 
@@ -91,7 +103,8 @@ class Sparse(LinearMap):
 
     def _apply(self, matrix: Any, v: Array, lead: int) -> Array:
         first = np.moveaxis(v, lead + self.axis, 0)
-        out = matrix.astype(v.dtype) @ first.reshape(len(first), math.prod(first.shape[1:]))
+        matrix = matrix if matrix.dtype == v.dtype else matrix.astype(v.dtype)
+        out = matrix @ first.reshape(len(first), math.prod(first.shape[1:]))
         return np.moveaxis(out.reshape(matrix.shape[0], *first.shape[1:]), 0, lead + self.axis)
 
     def push(self, v: Array) -> Array:

@@ -9,12 +9,14 @@ from gbn.ops import (
     arithmetic,
     contraction,
     convolution,
+    einsum,
     elementwise,
     indexing,
     logic,
     normalization,
     pooling,
     reduction,
+    resize,
     structure,
 )
 from gbn.ops.base import OPS, Maps, Op, get, op
@@ -26,6 +28,7 @@ __all__ = [
     "arithmetic",
     "contraction",
     "convolution",
+    "einsum",
     "elementwise",
     "get",
     "indexing",
@@ -34,5 +37,6 @@ __all__ = [
     "op",
     "pooling",
     "reduction",
+    "resize",
     "structure",
 ]

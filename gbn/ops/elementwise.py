@@ -13,8 +13,9 @@ from scipy import special
 from gbn.maps import Diagonal
 from gbn.ops.base import OPS, Array, Maps, Varying, always, never, op
 
-__all__ = ["activations"]
+__all__ = ["SELU", "activations"]
 
+SELU = {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}
 _SQRT_HALF = 0.7071067811865476
 _SQRT_2_OVER_PI = 0.7978845608028654
 _INV_SQRT_2PI = 0.3989422804014327
@@ -132,8 +133,8 @@ _unary(
     "Selu",
     lambda x, alpha, gamma: gamma * np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
     lambda x, y, alpha, gamma: np.where(x > 0, x.dtype.type(gamma), y + x.dtype.type(gamma * alpha)),
-    alpha=1.67326319217681884765625,
-    gamma=1.05070102214813232421875,
+    alpha=SELU["alpha"],
+    gamma=SELU["gamma"],
 )
 _unary(
     "Celu",

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from gbn import arrays
+from gbn.ops import einsum
 from gbn.ops.base import OPS
+from gbn.ops.resize import resized
 from gbn.ops.windows import geometry, transposed_geometry
 
 __all__ = ["entries", "footprint"]
@@ -137,6 +139,7 @@ def _size(value: Any) -> int:
     return int(value)
 
 
+_RESIZED = ("scales", "sizes", "axes", "keep_aspect_ratio_policy")
 _WINDOW = ("strides", "dilations", "pads", "auto_pad")
 
 
@@ -188,6 +191,27 @@ def _need_pool(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ..
     return math.prod(x[:2]) * math.prod(out), math.prod(x[:2]) * padded, taps
 
 
+def _need_lrn(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    if not 1 <= attributes["size"] <= _TAPS:
+        raise ValueError(f"a window of {attributes['size']} channels, where 1 to {_TAPS} are taken")
+    return (entries(shapes[0]),)
+
+
+def _need_resize(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    """The result, and what there is after each axis: three arrays of weights, four a position, come on top."""
+    sizes, needed = list(shapes[0]), []
+    for axis, out, _ in resized(shapes[0], **_options(attributes, _RESIZED)):
+        sizes[axis] = out
+        needed += [entries(sizes), 12 * out]
+    return (entries(sizes), *needed)
+
+
+def _need_einsum(shapes: Sequence[Shape], attributes: Attributes) -> tuple[int, ...]:
+    """np.einsum lets no product on the way exceed the largest of operands and result."""
+    out = entries(einsum.read(attributes["equation"], shapes).out_shape)
+    return out, max(out, *map(entries, shapes))
+
+
 # Ops that are not here give no more entries than they take.  Where the result is known beforehand, a false claim is
 # refused before anything is allocated.
 _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
@@ -209,11 +233,18 @@ _NEEDS: dict[str, Callable[[Sequence[Shape], Attributes], tuple[int, ...]]] = {
     "LpPool": _need_pool,
     "AveragePool": _need_pool,
     "BatchNormalization": _need_statistics,
+    "GroupNormalization": _need_statistics,
+    "InstanceNormalization": _need_statistics,
     "LayerNormalization": _need_broadcast,
+    "RMSNormalization": _need_broadcast,
+    "LRN": _need_lrn,
+    "Resize": _need_resize,
+    "Upsample": _need_resize,
+    "Einsum": _need_einsum,
 }
 _SAME_SIZE = (
-    "CumSum DepthToSpace Flatten Hardmax LogSoftmax Reshape ReverseSequence ScatterElements ScatterND Softmax "
-    "SpaceToDepth Squeeze Transpose Trilu Unsqueeze"
+    "CumSum DepthToSpace Flatten Hardmax LogSoftmax LpNormalization MeanVarianceNormalization Reshape ReverseSequence "
+    "ScatterElements ScatterND Softmax SpaceToDepth Squeeze Transpose Trilu Unsqueeze"
 )
 _NEEDS |= dict.fromkeys(_SAME_SIZE.split(), _need_result)
 _NEEDS |= {name: _need_broadcast for name, op in OPS.items() if op.family in ("elementwise", "arithmetic", "logic")}

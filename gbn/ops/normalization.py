@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from gbn.maps import Diagonal, Rowwise
+from gbn import arrays
+from gbn.maps import Adjoint, Chain, Diagonal, LinearMap, Reshape, Rowwise, Slice, Sum
 from gbn.ops.base import Array, Maps, Varying, op
 
 __all__: list[str] = []
@@ -46,30 +48,158 @@ def _input_constant(varying: Varying) -> bool:
     return not varying[0]
 
 
+def _mean_square(x: Array, axes: tuple[int, ...]) -> Array:
+    return (x * x).mean(axis=axes, keepdims=True)
+
+
+def _count(x: Array, axes: tuple[int, ...]) -> int:
+    return math.prod(x.shape[axis] for axis in axes)
+
+
+def _standardised(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
+    """x̂ = (x - mean) / √(var + ε) over the axes, and 1 / √(var + ε)."""
+    centred = x - x.mean(axis=axes, keepdims=True)
+    inverse = 1 / np.sqrt(_mean_square(centred, axes) + x.dtype.type(epsilon))
+    return centred * inverse, inverse
+
+
+def _slope(gain: Array, normal: Array, axes: tuple[int, ...], centred: bool = True) -> Rowwise:
+    """``gain`` ∂x̂/∂x √(var + ε) = gain (I - 1 1ᵀ/n - x̂ x̂ᵀ/n), without its middle term where no mean is taken off."""
+    n = _count(normal, axes)
+    middle = ((gain * (-1 / n), 1.0),) if centred else ()
+    return Rowwise(gain, (*middle, (gain * normal * (-1 / n), normal)), axes, normal.shape)
+
+
 @op("LayerNormalization", linear=_input_constant)
 def layer_normalization(
-    x: Array, scale: Array, bias: Array | None = None, *, axis: int = -1, epsilon: float = 1e-5
+    x: Array, scale: Array, bias: Array | None = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
 ) -> tuple[Array, Maps]:
-    """y = scale (x - mean) / √(var + ε) + bias, mean and variance over the axes from ``axis`` to the last.
-
-    With n entries and x̂ the normalised input, ∂x̂/∂x = (I - 1 1ᵀ/n - x̂ x̂ᵀ/n) / √(var + ε).
-    """
+    """y = scale (x - mean) / √(var + ε) + bias, mean and variance over the axes from ``axis`` to the last."""
     axes = tuple(range(_negative(axis, x.ndim), 0))
-    centred = x - x.mean(axis=axes, keepdims=True)
-    inverse = 1 / np.sqrt((centred * centred).mean(axis=axes, keepdims=True) + x.dtype.type(epsilon))
-    normal = centred * inverse
+    normal, inverse = _standardised(x, axes, epsilon)
     y = normal * scale
-    n = math.prod(x.shape[axis] for axis in axes)
-
-    def of_input() -> Rowwise:
-        gain = scale * inverse
-        return Rowwise(gain, ((gain * (-1 / n), 1.0), (gain * normal * (-1 / n), normal)), axes, x.shape)
-
-    maps = (of_input, lambda: Diagonal(normal, scale.shape, y.shape))
+    maps = (lambda: _slope(scale * inverse, normal, axes), lambda: Diagonal(normal, scale.shape, y.shape))
     if bias is None:
         return y, maps
-    y = y + bias
-    return y, (*maps, lambda: Diagonal(1.0, bias.shape, y.shape))
+    z = y + bias
+    return z, (*maps, lambda: Diagonal(1.0, bias.shape, z.shape))
+
+
+@op("RMSNormalization", linear=_input_constant)
+def rms_normalization(
+    x: Array, scale: Array, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
+) -> tuple[Array, Maps]:
+    """y = scale x / √(mean of x² + ε), the mean over the axes from ``axis`` to the last."""
+    axes = tuple(range(_negative(axis, x.ndim), 0))
+    inverse = 1 / np.sqrt(_mean_square(x, axes) + x.dtype.type(epsilon))
+    normal = x * inverse
+    y = normal * scale
+    return y, (
+        lambda: _slope(scale * inverse, normal, axes, centred=False),
+        lambda: Diagonal(normal, scale.shape, y.shape),
+    )
+
+
+def _by_groups(x: Array, scale: Array, bias: Array, groups: int, epsilon: float) -> tuple[Array, Maps]:
+    """y = scale x̂ + bias per channel (axis 1), x̂ standardised over the channels of a group and all positions."""
+    samples, channels, *spatial = x.shape
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{channels} channels do not make {groups} groups")
+    apart = (samples, groups, channels // groups, *spatial)
+    axes = tuple(range(2 - len(apart), 0))
+    normal, inverse = _standardised(x.reshape(apart), axes, epsilon)
+    view = (channels,) + (1,) * len(spatial)
+    spread = scale.reshape(groups, channels // groups, *view[1:])
+    y = normal.reshape(x.shape) * scale.reshape(view) + bias.reshape(view)
+
+    def of_input() -> LinearMap:
+        return Chain((Reshape(x.shape, apart), _slope(spread * inverse, normal, axes), Reshape(apart, x.shape)))
+
+    return y, (
+        of_input,
+        lambda: Diagonal(normal.reshape(x.shape), scale.shape, x.shape, view),
+        lambda: Diagonal(1.0, bias.shape, x.shape, view),
+    )
+
+
+@op("GroupNormalization", linear=_input_constant)
+def group_normalization(
+    x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
+) -> tuple[Array, Maps]:
+    """Each group of channels standardised over its channels and positions, then scaled and shifted by channel."""
+    return _by_groups(x, scale, bias, num_groups, epsilon)
+
+
+@op("InstanceNormalization", linear=_input_constant)
+def instance_normalization(x: Array, scale: Array, bias: Array, *, epsilon: float = 1e-5) -> tuple[Array, Maps]:
+    """Each channel standardised over its positions, then scaled and shifted."""
+    return _by_groups(x, scale, bias, x.shape[1], epsilon)
+
+
+@op("MeanVarianceNormalization")
+def mean_variance_normalization(x: Array, *, axes: Sequence[int] = (0, 2, 3)) -> tuple[Array, Maps]:
+    """y = (x - mean) / (√var + 1e-9) over ``axes``, by default all but the channels: that mixes samples."""
+    chosen = tuple(sorted(_negative(axis, x.ndim) for axis in axes))
+    centred = x - x.mean(axis=chosen, keepdims=True)
+    spread = np.sqrt(_mean_square(centred, chosen))
+    inverse = 1 / (spread + x.dtype.type(1e-9))
+
+    def of_input() -> Rowwise:
+        # The slope of the spread is x̂/n with x̂ = centred / spread, whatever is added to the spread.
+        normal = centred / np.where(spread == 0, x.dtype.type(1), spread)
+        n = _count(x, chosen)
+        terms = ((inverse * (-1 / n), 1.0), (centred * inverse * inverse * (-1 / n), normal))
+        return Rowwise(inverse, terms, chosen, x.shape)
+
+    return centred * inverse, (of_input,)
+
+
+@op("LpNormalization")
+def lp_normalization(x: Array, *, axis: int = -1, p: int = 2) -> tuple[Array, Maps]:
+    """y = x / ‖x‖_p along ``axis``, p being 1 or 2; J = (I - y dᵀ) / ‖x‖ with d = sign(x) or y.  0 has no direction."""
+    if p not in (1, 2):
+        raise ValueError(f"p: got {p}, expected 1 or 2")
+    along = _negative(axis, x.ndim)
+    total = np.abs(x).sum(along, keepdims=True) if p == 1 else np.sqrt((x * x).sum(along, keepdims=True))
+    nothing = total == 0
+    inverse = np.where(nothing, x.dtype.type(0), 1 / np.where(nothing, x.dtype.type(1), total))
+    y = x * inverse
+    return y, (lambda: Rowwise(inverse, ((-y * inverse, np.sign(x) if p == 1 else y),), (along,), x.shape),)
+
+
+@op("LRN")
+def local_response_normalization(
+    x: Array, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
+) -> tuple[Array, Maps]:
+    """y = x s^-β with s = bias + (α / size) Σ x², the sum over ``size`` neighbouring channels (axis 1).
+
+    ∂y_i/∂x_j = s_i^-β [i = j] - (2 α β / size) x_i s_i^(-β-1) x_j for j in the window around i.
+    """
+    before, after = (size - 1) // 2, size // 2
+    channels = x.shape[1]
+    squares = np.moveaxis(x * x, 1, -1)
+    sums = arrays.window_sum(squares, kernel=(size,), strides=(1,), dilations=(1,), pads=(before, after))
+    sums = np.moveaxis(sums, -1, 1)
+    s = bias + alpha / size * sums
+    power = s**-beta
+
+    def of_input() -> LinearMap:
+        outer = (-2 * alpha * beta / size) * x * power / s
+
+        def shifted(offset: int) -> LinearMap:
+            """The window's entry at this offset, for all windows that have one."""
+            target = (slice(None), slice(max(0, -offset), min(channels, channels - offset)))
+            source = (slice(None), slice(max(0, offset), min(channels, channels + offset)))
+            factor = outer[target] * x[source]
+            rest = (slice(None),) * (x.ndim - 2)
+            read, write = Slice(x.shape, source + rest), Slice(x.shape, target + rest)
+            return Chain((read, Diagonal(factor, factor.shape, factor.shape), Adjoint(write)))
+
+        own = Diagonal(power + outer * x, x.shape, x.shape)
+        offsets = range(max(-before, 1 - channels), min(after, channels - 1) + 1)
+        return Sum((own, *(shifted(offset) for offset in offsets if offset)))
+
+    return x * power, (of_input,)
 
 
 def _statistics_constant(varying: Varying) -> bool:

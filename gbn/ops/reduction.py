@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,10 @@ def _holders(x: Array, y: Array) -> Array:
 
 
 def _log_sum_exp(x: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
-    top = x.max(axis=axis, keepdims=True)
+    top = x.max(axis=axis, keepdims=True, initial=-np.inf)
     top = np.where(np.isfinite(top), top, x.dtype.type(0))
-    return top + np.log(np.exp(x - top).sum(axis=axis, keepdims=True))
+    with np.errstate(divide="ignore"):
+        return top + np.log(np.exp(x - top).sum(axis=axis, keepdims=True))
 
 
 def _others(x: Array, y: Array) -> Array:
@@ -81,8 +83,8 @@ def _euclidean(x: Array, **how: Any) -> Array:
 
 _reduction("ReduceSum", np.sum, lambda x, y: 1.0, always)
 _reduction("ReduceMean", np.mean, lambda x, y: y.size / x.size, always)
-_reduction("ReduceMax", np.max, _holders)
-_reduction("ReduceMin", np.min, _holders)
+_reduction("ReduceMax", partial(np.max, initial=-np.inf), _holders)
+_reduction("ReduceMin", partial(np.min, initial=np.inf), _holders)
 _reduction("ReduceProd", np.prod, _others)
 _reduction("ReduceL1", lambda x, **how: np.abs(x).sum(**how), lambda x, y: np.sign(x))
 _reduction("ReduceL2", _euclidean, _direction)

@@ -168,27 +168,33 @@ def _regrouped(x: Array, shape: Sequence[int], perm: Sequence[int], result: Sequ
     )
 
 
+def _check_mode(mode: str) -> None:
+    if mode not in ("DCR", "CRD"):
+        raise ValueError(f"mode: got {mode!r}, expected 'DCR' or 'CRD'")
+
+
 @op("DepthToSpace", linear=always)
 def depth_to_space(x: Array, *, blocksize: int, mode: str = "DCR") -> tuple[Array, Maps]:
     """Channels laid out as blocks of pixels: (n, c b², h, w) -> (n, c, h b, w b).
 
     mode: "DCR" (the place in the block is the slower part of the channel number) or "CRD" (the faster).
     """
+    _check_mode(mode)
     n, channels, h, w = x.shape
     b, depth = blocksize, channels // blocksize**2
-    if mode not in ("DCR", "CRD"):
-        raise ValueError(f"mode: got {mode!r}, expected 'DCR' or 'CRD'")
     if mode == "DCR":
         return _regrouped(x, (n, b, b, depth, h, w), (0, 3, 4, 1, 5, 2), (n, depth, h * b, w * b))
     return _regrouped(x, (n, depth, b, b, h, w), (0, 1, 4, 2, 5, 3), (n, depth, h * b, w * b))
 
 
 @op("SpaceToDepth", linear=always)
-def space_to_depth(x: Array, *, blocksize: int) -> tuple[Array, Maps]:
-    """Blocks of pixels laid out as channels: (n, c, h b, w b) -> (n, c b², h, w)."""
+def space_to_depth(x: Array, *, blocksize: int, mode: str = "DCR") -> tuple[Array, Maps]:
+    """Blocks of pixels laid out as channels: (n, c, h b, w b) -> (n, c b², h, w); ``mode`` as for DepthToSpace."""
+    _check_mode(mode)
     n, channels, high, wide = x.shape
     b, h, w = blocksize, high // blocksize, wide // blocksize
-    return _regrouped(x, (n, channels, h, b, w, b), (0, 3, 5, 1, 2, 4), (n, channels * b * b, h, w))
+    perm = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    return _regrouped(x, (n, channels, h, b, w, b), perm, (n, channels * b * b, h, w))
 
 
 @op("Trilu", linear=always)

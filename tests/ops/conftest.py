@@ -6,15 +6,29 @@ from tests.ops.cases import (
     arithmetic,
     contraction,
     convolution,
+    einsum,
     elementwise,
     indexing,
     logic,
     normalization,
     reduction,
+    resize,
     structure,
 )
 
-FAMILIES = (arithmetic, contraction, convolution, elementwise, indexing, logic, normalization, reduction, structure)
+FAMILIES = (
+    arithmetic,
+    contraction,
+    convolution,
+    einsum,
+    elementwise,
+    indexing,
+    logic,
+    normalization,
+    reduction,
+    resize,
+    structure,
+)
 CASES = {name: cases for family in FAMILIES for name, cases in family.CASES.items()}
 
 

@@ -88,8 +88,7 @@ def test_norms_at_zero():
 
 def test_log_sum_exp_of_nothing_but_minus_infinity():
     x = np.array([[-np.inf, -np.inf], [-np.inf, 1.0], [1000.0, 1000.0]])
-    with np.errstate(divide="ignore"):
-        value = ops.get("ReduceLogSumExp")(x, axes=[1], keepdims=0)[0]
+    value = ops.get("ReduceLogSumExp")(x, axes=[1], keepdims=0)[0]
     np.testing.assert_allclose(value, [-np.inf, 1, 1000 + np.log(2)])
 
 
@@ -130,3 +129,80 @@ def test_an_embedding_has_a_row_for_each_token_of_each_sample():
     value, maps = ops.get("Gather")(table, tokens)
     np.testing.assert_array_equal(value, table[tokens.astype(int)])
     np.testing.assert_array_equal(maps[0]().pull(np.ones((2, 2, 3)))[:, 0], [1, 0, 0, 3])
+
+
+def test_a_vector_of_zeros_has_no_direction():
+    for p in (1, 2):
+        value, maps = ops.get("LpNormalization")(np.array([[0.0, 0.0], [3.0, 4.0]]), p=p)
+        np.testing.assert_array_equal(value[0], [0, 0])
+        np.testing.assert_array_equal(maps[0]().pull(np.ones((2, 2)))[0], [0, 0])
+
+
+def test_groups_must_divide_the_channels():
+    with pytest.raises(ValueError, match="3 channels do not make 2 groups"):
+        ops.get("GroupNormalization")(np.ones((1, 3, 4)), np.ones(3), np.ones(3), num_groups=2)
+
+
+@pytest.mark.parametrize(
+    "equation, message",
+    [
+        ("ii->i", "takes a diagonal, index 'i'"),
+        ("ij,jk->ik", "2 terms for 1 operands"),
+        ("ijk->i", "does not fit an operand of 2 axes"),
+        ("ij->k", "index 'k' of the result is in no term"),
+        ("i->i", "does not fit"),
+        ("i1->i", "is no term"),
+        ("......->", "is no term"),
+    ],
+)
+def test_equations_that_are_not_taken(equation, message):
+    with pytest.raises(ValueError, match=message):
+        ops.get("Einsum")(np.ones((3, 3)), equation=equation)
+
+
+def test_sizes_of_an_index_agree():
+    with pytest.raises(ValueError, match="index 'j' has sizes 3 and 1"):
+        ops.get("Einsum")(np.ones((2, 3)), np.ones((1, 2)), equation="ij,jk->ik")
+
+
+def test_what_is_summed_out_between_other_operands_is_summed_once():
+    """The square of a sum is not the sum of squares: ij,jk,kl->il in its first operand has the factor Σ_k jk kl."""
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(shape) for shape in ((2, 3), (3, 4), (4, 5))]
+    factors = ops.get("Einsum")(*inputs, equation="ij,jk,kl->il")[1][0]().factors
+    np.testing.assert_allclose(factors, [(inputs[1] @ inputs[2]).T])
+    kept = ops.get("Einsum")(*inputs, equation="ij,jk,kl->il")[1][1]().factors
+    assert [x.shape for x in kept] == [(2, 3), (4, 5)]
+
+
+@pytest.mark.parametrize(
+    "attributes, message",
+    [
+        ({"scales": [1.0, 2.0], "antialias": 1}, "antialias=1 is not taken"),
+        ({"scales": [1.0, 2.0], "coordinate_transformation_mode": "tf_crop_and_resize"}, "got 'tf_crop_and_resize'"),
+        ({"scales": [1.0, 2.0], "mode": "area"}, "mode: got 'area'"),
+        ({"scales": [1.0, 2.0], "nearest_mode": "up"}, "nearest_mode: got 'up'"),
+        ({"sizes": [2, 2], "keep_aspect_ratio_policy": "loose"}, "keep_aspect_ratio_policy: got 'loose'"),
+        ({"sizes": [2, 2], "scales": [1.0, 2.0]}, "expected one of them"),
+    ],
+)
+def test_resampling_that_is_not_taken(attributes, message):
+    with pytest.raises(ValueError, match=message):
+        ops.get("Resize")(np.ones((3, 3)), **attributes)
+
+
+@pytest.mark.parametrize("mode, torch_mode", [("nearest", "nearest"), ("linear", "bilinear"), ("cubic", "bicubic")])
+def test_resampling_as_torch_does_it(mode, torch_mode):
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 4))
+    shift = {"nearest": "asymmetric", "linear": "align_corners", "cubic": "half_pixel"}[mode]
+    corners = {"align_corners": True} if mode == "linear" else {}
+    want = torch.nn.functional.interpolate(torch.as_tensor(x), (8, 9), mode=torch_mode, **corners).numpy()
+    how = {"nearest_mode": "floor"} if mode == "nearest" else {}
+    got = ops.get("Resize")(x, sizes=[8, 9], axes=[2, 3], mode=mode, coordinate_transformation_mode=shift, **how)[0]
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+def test_reductions_of_nothing():
+    x = np.zeros((2, 0))
+    for name, value in (("Max", -np.inf), ("Min", np.inf), ("LogSumExp", -np.inf), ("Prod", 1), ("L2", 0)):
+        np.testing.assert_array_equal(ops.get("Reduce" + name)(x, axes=[1], keepdims=0)[0], [value, value])

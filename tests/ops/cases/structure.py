@@ -126,7 +126,7 @@ def split(draw):
 def blocks(draw, to_space):
     n, c, h, w, b = (draw(st.integers(1, 2)) for _ in range(5))
     shape = (n, c * b * b, h, w) if to_space else (n, c, h * b, w * b)
-    modes = optional(draw, {"mode": draw(st.sampled_from(["DCR", "CRD"]))}) if to_space else {}
+    modes = optional(draw, {"mode": draw(st.sampled_from(["DCR", "CRD"]))})
     return Case([normal(generator(draw), shape)], {"blocksize": b} | modes)
 
 
