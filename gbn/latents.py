@@ -14,7 +14,7 @@ from gbn.net import GaussianBayesNet, Vertex
 
 __all__ = ["POLICIES", "assign_noise"]
 
-_CONTRACTIONS = frozenset({"Gemm", "MatMul", "Conv", "ConvTranspose", "Linear"})
+_CONTRACTIONS = frozenset({"Gemm", "MatMul", "Einsum", "Conv", "ConvTranspose", "Linear"})
 # Every entry of the parent is one of the result.
 _MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 # A label's likelihood normalises the logits itself, so these would be applied twice.
@@ -33,8 +33,8 @@ def assign_noise(
     Args:
         latents: which hidden vertices become random variables:
 
-            - "affine": results, after bias, of Gemm, MatMul, Conv, ConvTranspose and Linear with a weight among their
-              parents; every M-step is then a linear regression (one that is an output but for the order of its
+            - "affine": results, after bias, of Gemm, MatMul, Einsum, Conv, ConvTranspose and Linear with a weight among
+              their parents; every M-step is then a linear regression (one that is an output but for the order of its
               entries has the output's noise instead);
             - "layers": outputs of elementwise nonlinearities, and affine results that none follows;
             - "all": every op with a value per sample;

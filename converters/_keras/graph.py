@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from converters._keras import attention, layers, operations, recurrent, shapes  # noqa: F401 - enter their rules
+from converters._keras import attention, einsum, layers, operations, recurrent, shapes  # noqa: F401 - enter their rules
 from converters._keras.call import RULES, Call, Ref, Refused, State, run
 from converters._keras.heads import finish
 from converters._keras.operations import PREFIX

@@ -287,12 +287,12 @@ def test_models_of_ones_own() -> None:
 def test_all_layers_at_fault_are_listed() -> None:
     x = L.Input((4, 3))
     h = L.Lambda(lambda y: y, output_shape=(4, 3), name="l")(x)
-    h = L.Dense(2, name="fine")(L.EinsumDense("abc,cd->abd", (None, 5), name="e")(h))
+    h = L.Dense(2, name="fine")(L.CategoryEncoding(5, name="e")(h))
     h = L.Conv1D(2, 2, name="f")(L.Discretization([0.0], name="d")(h))
     with pytest.raises(ConversionError, match="3 layers") as caught:
         convert(keras.Model(x, L.Dense(2)(h)))
     assert [(fault.path, fault.operation) for fault in caught.value.layers] == [
-        ("l", "Lambda"), ("e", "EinsumDense"), ("d", "Discretization"),
+        ("l", "Lambda"), ("e", "CategoryEncoding"), ("d", "Discretization"),
     ]  # fmt: skip
 
 
@@ -305,3 +305,13 @@ def test_which_objects_are_taken() -> None:
         convert(mlp(), depth=2)
     net = from_keras(mlp(), noise=0.1)
     assert [float(net.noise(name).value) for name in net.latents] == [0.1, 0.1, 1.0]
+
+
+def test_every_affine_layer_is_a_latent_once() -> None:
+    x = L.Input((4, 3))
+    h = L.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d", activation="tanh", name="e")(x)
+    h = L.Conv1D(2, 2, activation="relu", name="c")(h)
+    h = L.DepthwiseConv1D(2, name="d")(h)
+    net = converted(keras.Model(x, L.Conv1DTranspose(3, 2, name="t")(L.LSTM(2, return_sequences=True, name="r")(h))))
+    gates = [f"r.t{k}.gates" for k in range(2)]
+    assert list(net.latents) == ["e.affine", "c.conv", "d.conv", *gates, "t"]
