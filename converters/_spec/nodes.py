@@ -17,6 +17,8 @@ __all__ = ["Faults", "Node", "of_file", "of_object"]
 _MOST_CHARACTERS = 16 << 20
 _MOST_NODES = 100_000
 _MOST_DEPTH = 64
+# What PyYAML raises, beside its own errors, at a tag whose text is not of that type.
+_ODD = (ValueError, LookupError, ArithmeticError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class _Yaml(_Reader):
         self.constructor = yaml.constructor.SafeConstructor()
         try:
             self.root = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, *_ODD) as error:
             raise self._refused(error) from None
         if self.root is None:
             raise ConversionError(f"{name}: the file is empty")
@@ -249,5 +251,6 @@ class _Yaml(_Reader):
             return float(node.value)
         try:
             return self.constructor.construct_object(node)
-        except (self.yaml.YAMLError, ValueError) as error:
-            raise self._refused(error) from None
+        except (self.yaml.YAMLError, *_ODD) as error:
+            where = f"{self.name}, line {node.start_mark.line + 1}"
+            raise ConversionError(f"{where}: got {node.value[:40]!r}, no value of {node.tag}: {error}") from None
