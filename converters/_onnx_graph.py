@@ -20,7 +20,7 @@ from converters._onnx_scope import DEPTH, NODES, TOO_DEEP, TOO_MANY, Library, Sc
 from converters._onnx_vertices import Vertices, clean
 from converters._plates import Refused
 from gbn import ops
-from gbn.errors import ConversionError, GraphError, UnsupportedLayer
+from gbn.errors import NO_COUNTERPART, ConversionError, GraphError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
 
 __all__ = ["Builder"]
@@ -257,7 +257,7 @@ class Builder(Vertices):
             return f"the domain {node.domain!r} is not ONNX's own, and the model has no function of this name"
         if node.op in FOLDS:
             return "no counterpart, unless its inputs are constants: here they are computed from the data"
-        return "no counterpart"
+        return NO_COUNTERPART
 
     def _folded(self, call: Call) -> list[Value | None] | None:
         """The results of a node whose inputs are constants but no weights; None for any other."""

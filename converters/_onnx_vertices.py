@@ -13,7 +13,7 @@ from converters._onnx_call import Call, Shape, Value, same
 from converters._onnx_read import LIMIT
 from converters._plates import Layout, Plates, Refused, Samples
 from gbn import ops
-from gbn.errors import ConversionError
+from gbn.errors import NO_COUNTERPART, ConversionError
 from gbn.net import GaussianBayesNet
 from gbn.ops.footprint import footprint
 
@@ -90,7 +90,7 @@ class Vertices:
     def emit(self, call: Call, op: str, values: Sequence[Value], label: str, attributes: dict[str, Any]) -> Value:
         """Add the vertices of an op on the axes of the source."""
         if op not in ops.OPS:
-            raise Refused("no counterpart" if op == call.node.op else f"there is no op {op}")
+            raise Refused(NO_COUNTERPART if op == call.node.op else f"there is no op {op}")
         refs = [self.ref(value) for value in values]
         self._check_footprint(op, values, attributes)
         name = self.plates.unique(clean(label))

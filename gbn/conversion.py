@@ -4,7 +4,8 @@ Converters are found through the entry-point group ``gbn.converters``.  Each ent
 ``accepts(obj) -> bool``, which must not import the library it is for, and
 ``convert(obj, example=None, **options) -> GaussianBayesNet``, which returns a graph without noise and may take
 ``sample_axis``; a ``TAKES`` string says what it takes.  One that reads files may have ``load(path)``, which gives the
-model in a file.  A module whose nets bring their own noise says ``COMPLETE = True``; no policy is applied to them.
+model in a file.  A module whose nets bring their own noise says ``COMPLETE = True``, or where only some do, has a
+function ``COMPLETE(obj) -> bool``; no policy is applied to such nets.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def convert(
         obj_or_path: a model, or the path of one; which kinds is up to the converters installed.
         example: a batch of inputs, shape (samples, *event), for models that must be traced; a tuple for several inputs.
         latents, noise, output_noise: which vertices are random, and their covariances; see
-            :func:`gbn.latents.assign_noise`.  Models that bring their own noise (pgmpy, networkx) take none of these.
+            :func:`gbn.latents.assign_noise`.  Models that bring their own noise (pgmpy, networkx, factor
+            models) take none of these.
         likelihood: what the outputs are observed by.
 
             - "auto": the labels that the converter knows the model to be trained with (a classifier of scikit-learn);
@@ -79,7 +81,8 @@ def convert(
     if sample_axis != 0:
         _check_takes_axes(converter, sample_axis)
         options["sample_axis"] = sample_axis
-    if getattr(converter, "COMPLETE", False):
+    complete = getattr(converter, "COMPLETE", False)
+    if complete(obj_or_path) if callable(complete) else complete:
         _refuse_policy(latents=latents, noise=noise, output_noise=output_noise, likelihood=likelihood)
         return converter.convert(obj_or_path, example, **options)  # type: ignore[no-any-return]
     net = converter.convert(obj_or_path, example, **options)
