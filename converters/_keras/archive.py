@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from converters._plates import Refused
 from converters._keras.records import Shape, Variable, Weights, is_operation, kind_of
+from converters._plates import Refused
 from gbn.errors import ConversionError, MissingDependencyError
 
 __all__ = ["read"]

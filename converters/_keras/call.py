@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from converters._plates import Refused
 from converters._keras.records import Config, Layer, Shape, Variable
+from converters._plates import Refused
 from gbn.errors import NO_COUNTERPART, GbnError
 from gbn.net import GaussianBayesNet
 from gbn.ops.footprint import entries, footprint
