@@ -1,4 +1,4 @@
-"""ATen rules of arithmetic, reductions, and operations that only move entries."""
+"""ATen rules of arithmetic and reductions."""
 
 from __future__ import annotations
 
@@ -7,59 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from converters._call import END, RULES, Call, Ref, Refused, Rule, rule, scaled, spread, target_shape
+from converters._call import RULES, Call, Many, Refused, Rule, Samples, Value, rule, spread
 
-__all__ = ["ALIASES", "PARTS", "is_alias"]
-
-# At inference these return their input.
-ALIASES = frozenset(
-    {
-        "clone",
-        "contiguous",
-        "detach",
-        "alias",
-        "dropout",
-        "feature_dropout",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "lift_fresh",
-        "lift_fresh_copy",
-        "_to_copy",
-        "to",
-        "type_as",
-    }
-)
-# Operations with several results, each a slice of the input.
-PARTS = frozenset({"split", "split_with_sizes", "chunk", "unbind"})
-
-
-def is_alias(packet: str, arguments: dict[str, Any]) -> bool:
-    """Whether an operation returns its first argument unchanged."""
-    if packet == "slice":
-        end, step = arguments.get("end"), arguments.get("step", 1)
-        return arguments.get("start") in (None, 0) and (end is None or end == END) and step == 1
-    return packet in ALIASES
-
-
-@rule(*sorted(ALIASES))
-def _alias(call: Call) -> str:
-    if call.get("train", False) or call.get("training", False):
-        raise Refused("it draws at random in training mode; export the model after model.eval()")
-    return call.emit("Identity", call.first)
+__all__: list[str] = []
 
 
 def _arithmetic(op: str, reverse: bool = False) -> Rule:
-    def compute(call: Call) -> str:
-        if call.get("rounding_mode"):
-            raise Refused("division that rounds has no derivative")
-        alpha = call.get("alpha", 1)
+    def compute(call: Call) -> Value:
+        mode = call.get("rounding_mode")
+        if mode not in (None, "floor"):
+            raise Refused(f"division that rounds by {mode!r} has no counterpart")
+        alpha, last = call.get("alpha", 1), "quotient" if mode else ""
         if reverse:
-            x: Ref | str = scaled(call, call["self"], alpha, "alpha")
+            x = call.scaled(call["self"], alpha, "alpha")
             return call.emit(op, call.operand(call["other"], "other"), x)
         a, b = call.operand(call["self"], "self"), call["other"]
-        if not isinstance(b, Ref):
-            return call.emit(op, a, call.constant("other", b if alpha == 1 else b * alpha))
-        return call.emit(op, a, scaled(call, b, alpha, "alpha"))
+        if isinstance(b, Value):
+            b = call.scaled(b, alpha, "alpha")
+        else:
+            b = call.constant("other", b if alpha == 1 else b * alpha)
+        y = call.emit(op, a, b, part=last)
+        return call.emit("Floor", y) if mode else y
 
     return compute
 
@@ -76,171 +44,164 @@ RULES.update(
 )
 
 
-@rule("reciprocal")
-def _reciprocal(call: Call) -> str:
-    return call.emit("Div", call.constant("one", 1.0), call.first)
+@rule("floor_divide")
+def _floor_divide(call: Call) -> Value:
+    return call.emit("Floor", call.emit("Div", call["self"], call.operand(call["other"], "other"), part="quotient"))
 
 
-@rule("rsqrt")
-def _rsqrt(call: Call) -> str:
-    return call.emit("Div", call.constant("one", 1.0), call.emit("Sqrt", call.first, part="root"))
+@rule("addcmul", "addcdiv")
+def _addc(call: Call) -> Value:
+    """self + value · tensor1 (times or over) tensor2."""
+    op = "Mul" if call.packet == "addcmul" else "Div"
+    term = call.emit(op, call["tensor1"], call["tensor2"], part="term")
+    return call.emit("Add", call["self"], call.scaled(term, call.get("value", 1), "value"))
 
 
-@rule("square")
-def _square(call: Call) -> str:
-    return call.emit("Mul", call.first, call.first)
-
-
-@rule("pow")
-def _pow(call: Call) -> str:
-    exponent = call["exponent"]
-    if exponent == 0.5:
-        return call.emit("Sqrt", call.first)
-    if exponent == -1:
-        return _reciprocal(call)
-    if exponent == -0.5:
-        return _rsqrt(call)
-    if exponent not in (2, 3, 4):
-        raise Refused("only the exponents 2, 3, 4, -1, 0.5 and -0.5 are supported")
-    if exponent == 2:
-        return _square(call)
-    square = call.emit("Mul", call.first, call.first, part="square")
-    return call.emit("Mul", square, call.first if exponent == 3 else square)
-
-
-@rule("view", "_unsafe_view", "reshape", "flatten", "unflatten", "view_copy")
-def _reshape(call: Call) -> str:
-    target = target_shape(call)
-    if None in call.first.shape and None not in call.shape:
-        raise Refused(f"its shape {tuple(target)} fixes the number of samples; use -1 or x.shape[0] there")
-    if target[0] == 0 and len(target) == 2 and len(call.first.shape) > 2:
-        return call.emit("Flatten", call.first, axis=1)
-    return call.emit("Reshape", call.first, shape=target)
-
-
-@rule("squeeze", "squeeze_copy")
-def _squeeze(call: Call) -> str:
-    rank = len(call.first.shape)
-    dims = range(rank) if call.get("dim") is None else spread(call["dim"], 1)
-    axes = sorted(dim % rank for dim in dims if call.first.shape[dim % rank] == 1)
-    return call.emit("Squeeze", call.first, axes=axes) if axes else call.emit("Identity", call.first)
-
-
-@rule("unsqueeze")
-def _unsqueeze(call: Call) -> str:
-    return call.emit("Unsqueeze", call.first, axes=[int(call["dim"]) % len(call.shape)])
-
-
-@rule("permute", "transpose", "t", "numpy_T", "mT", "swapaxes")
-def _permute(call: Call) -> str:
-    rank = len(call.first.shape)
-    order = list(range(rank))
-    if "dims" in call.arguments:
-        order = [dim % rank for dim in call["dims"]]
-    else:
-        a, b = (call.get("dim0", call.get("axis0", -2)) % rank, call.get("dim1", call.get("axis1", -1)) % rank)
-        order[a], order[b] = order[b], order[a]
-    return call.emit("Transpose", call.first, perm=order)
-
-
-@rule("cat", "concat", "concatenate")
-def _cat(call: Call) -> str:
-    axis = int(call.get("dim", 0)) % len(call.shape)
-    return call.emit("Concat", *call["tensors"], axis=axis)
-
-
-@rule("stack")
-def _stack(call: Call) -> str:
-    axis = int(call.get("dim", 0)) % len(call.shape)
-    rows = [call.emit("Unsqueeze", x, part=str(k), axes=[axis]) for k, x in enumerate(call["tensors"])]
-    return call.emit("Concat", *rows, axis=axis)
-
-
-@rule("slice", "narrow")
-def _slice(call: Call) -> str:
-    start = int(call.get("start", 0))
-    end = start + int(call["length"]) if "length" in call.arguments else int(call.get("end", END))
-    axis = int(call.get("dim", 0)) % len(call.shape)
-    return call.emit("Slice", call.first, starts=[start], ends=[end], axes=[axis], steps=[int(call.get("step", 1))])
-
-
-@rule("select")
-def _select(call: Call) -> str:
-    axis, index = int(call["dim"]) % len(call.first.shape), int(call["index"])
-    end = END if index == -1 else index + 1
-    row = call.emit("Slice", call.first, part="slice", starts=[index], ends=[end], axes=[axis])
-    return call.emit("Squeeze", row, axes=[axis])
-
-
-@rule(*sorted(PARTS))
-def _part(call: Call) -> str:
-    """One result of several: ``index`` says which."""
-    axis, index = int(call.get("dim", 0)) % len(call.first.shape), call["index"]
-    sizes, whole = call["sizes"], call["squeeze"]
-    start = sum(sizes[:index])
-    cut: dict[str, Any] = {"starts": [start], "ends": [start + sizes[index]], "axes": [axis]}
-    if not whole:
-        return call.emit("Slice", call.first, **cut)
-    return call.emit("Squeeze", call.emit("Slice", call.first, part="slice", **cut), axes=[axis])
-
-
-@rule("expand", "broadcast_to")
-def _expand(call: Call) -> str:
-    """Multiplication by ones of the new event shape."""
-    before = (1,) * (len(call.shape) - len(call.first.shape)) + call.first.shape
-    if before == call.shape:
-        return call.emit("Identity", call.first)
-    if any(new is None and old is not None for old, new in zip(before, call.shape, strict=True)):
-        raise Refused("a value shared by all samples is repeated for each of them")
-    ones = np.ones([1 if size is None else size for size in call.shape])
-    return call.emit("Mul", call.first, call.constant("ones", ones))
-
-
-_PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-
-
-@rule("pad", "constant_pad_nd")
-def _pad(call: Call) -> str:
-    """Torch lists pads in pairs from the last axis on, ONNX all begins and then all ends."""
-    pads = list(call["pad"])
-    axes = [len(call.shape) - 1 - k for k in range(len(pads) // 2)]
-    mode = _PAD_MODES[call.get("mode", "constant")]
-    value = float(call.get("value", 0.0))
-    return call.emit("Pad", call.first, pads=pads[0::2] + pads[1::2], axes=axes, mode=mode, value=value)
+@rule("lerp")
+def _lerp(call: Call) -> Value:
+    gap = call.emit("Sub", call["end"], call["self"], part="gap")
+    step = call.emit("Mul", gap, call.operand(call["weight"], "weight"), part="step")
+    return call.emit("Add", call["self"], step)
 
 
 def _reduction(op: str) -> Rule:
-    return lambda call: call.emit(op, call.first, **_axes(call))
+    return lambda call: call.emit(op, call.first, **axes_of(call))
 
 
-def _axes(call: Call) -> dict[str, Any]:
-    dims, rank = call.get("dim"), len(call.first.shape)
+def axes_of(call: Call) -> dict[str, Any]:
+    """The axes a reduction goes over, none being all of them, and whether they stay."""
+    dims, rank = call.get("dim"), len(call.first.row)
     axes = list(range(rank)) if dims is None or dims == [] else [dim % rank for dim in spread(dims, 1)]
     return {"axes": axes, "keepdims": int(call.get("keepdim", False))}
 
 
-RULES["mean"] = _reduction("ReduceMean")
-RULES["sum"] = _reduction("ReduceSum")
+for _aten, _op in {
+    "mean": "ReduceMean", "sum": "ReduceSum", "amax": "ReduceMax", "amin": "ReduceMin", "prod": "ReduceProd",
+    "logsumexp": "ReduceLogSumExp",
+}.items():  # fmt: skip
+    RULES[_aten] = _reduction(_op)
 
 
-@rule("linalg_vector_norm")
-def _norm(call: Call) -> str:
-    if call.get("ord", 2) != 2:
-        raise Refused("only the Euclidean norm is supported")
-    square = call.emit("Mul", call.first, call.first, part="square")
-    return call.emit("Sqrt", call.emit("ReduceSum", square, part="sum", **_axes(call)))
+def _extreme(reduce: str, index: str) -> Rule:
+    """torch.max and torch.min: of all entries, of two tensors, or along an axis with the indices."""
+
+    def compute(call: Call) -> Value | Many:
+        if isinstance(call.get("other"), Value):
+            return call.emit(reduce.removeprefix("Reduce"), call["self"], call["other"])
+        if call.get("dim") is None:
+            return call.emit(reduce, call.first, axes=list(range(len(call.first.row))), keepdims=0)
+        axes = axes_of(call)
+        keep = axes["keepdims"]
+        return [
+            lambda name: call.within(name).emit(reduce, call.first, **axes),
+            lambda name: call.within(name).emit(index, call.first, axis=axes["axes"][0], keepdims=keep),
+        ]
+
+    return compute
 
 
-@rule("var")
-def _var(call: Call) -> str:
-    """Σ (x - mean)² / (n - correction)."""
-    axes = _axes(call)
+RULES["max"] = _extreme("ReduceMax", "ArgMax")
+RULES["min"] = _extreme("ReduceMin", "ArgMin")
+
+
+@rule("argmax", "argmin")
+def _arg_extreme(call: Call) -> Value:
+    if call.get("dim") is None:
+        raise Refused("the index of the greatest entry of all samples mixes them; give it a dim")
+    op = "ArgMax" if call.packet == "argmax" else "ArgMin"
+    return call.emit(op, call.first, axis=int(call["dim"]), keepdims=int(call.get("keepdim", False)))
+
+
+@rule("linalg_vector_norm", "norm")
+def _norm(call: Call) -> Value:
+    order = call.get("ord", call.get("p", 2))
+    x, axes = call.first, axes_of(call)
+    if order == 2:
+        square = call.emit("Mul", x, x, part="square")
+        return call.emit("Sqrt", call.emit("ReduceSum", square, part="sum", **axes))
+    size = call.emit("Abs", x, part="size")
+    if order in (math.inf, -math.inf):
+        return call.emit("ReduceMax" if order > 0 else "ReduceMin", size, **axes)
+    if order == 1:
+        return call.emit("ReduceSum", size, **axes)
+    if order == 0:
+        raise Refused("the number of entries that are not 0 has no derivative")
+    power = call.emit("Pow", size, call.constant("order", float(order)), part="power")
+    total = call.emit("ReduceSum", power, part="sum", **axes)
+    return call.emit("Pow", total, call.constant("root", 1 / float(order)))
+
+
+def _moments(call: Call, name: str, root: bool) -> tuple[Value, Value]:
+    """Variance (or its root), named like the call, and mean: Σ (x - mean)² / (n - correction)."""
+    axes = axes_of(call)
     sizes = [call.first.shape[axis] for axis in axes["axes"]]
-    if None in sizes:
-        raise Refused("a variance over the samples mixes them")
+    if any(isinstance(size, Samples) for size in sizes):
+        raise Refused("a variance over the samples mixes samples")
     correction = call.get("correction", int(call.get("unbiased", True)))
-    count = math.prod(size or 0 for size in sizes)
-    mean = call.emit("ReduceMean", call.first, part="mean", axes=axes["axes"], keepdims=1)
-    centred = call.emit("Sub", call.first, mean, part="centred")
-    total = call.emit("ReduceMean", call.emit("Mul", centred, centred, part="square"), part="moment", **axes)
-    return call.emit("Mul", total, call.constant("factor", count / (count - correction)))
+    count = math.prod(int(size) for size in sizes)
+    here = call.within(name)
+    mean = here.emit("ReduceMean", call.first, part="mean", axes=axes["axes"], keepdims=1)
+    centred = here.emit("Sub", call.first, mean, part="centred")
+    square = here.emit("Mul", centred, centred, part="square")
+    total = here.emit("ReduceMean", square, part="moment", **axes)
+    factor = here.constant("factor", count / (count - correction))
+    spread_ = here.emit("Mul", total, factor, part="variance" if root else "")
+    return (here.emit("Sqrt", spread_) if root else spread_), mean
+
+
+@rule("var", "std")
+def _var(call: Call) -> Value:
+    return _moments(call, call.name, call.packet.startswith("std"))[0]
+
+
+@rule("var_mean", "std_mean")
+def _var_mean(call: Call) -> Many:
+    return [
+        lambda name: _moments(call, name, call.packet.startswith("std"))[0],
+        lambda name: call.within(name).emit("ReduceMean", call.first, **axes_of(call)),
+    ]
+
+
+@rule("cumsum")
+def _cumsum(call: Call) -> Value:
+    return call.emit("CumSum", call.first, axis=int(call["dim"]) % len(call.first.row))
+
+
+@rule("cumprod")
+def _cumprod(call: Call) -> Value:
+    """One entry after the other, as a product of parts."""
+    axis, x = int(call["dim"]) % len(call.first.row), call.first
+    size = x.row[axis]
+    rows: list[Value] = []
+    for k in range(size):
+        part = call.emit("Slice", x, part=f"{k}.entry", starts=[k], ends=[k + 1], axes=[axis], steps=[1])
+        rows.append(part if k == 0 else call.emit("Mul", rows[-1], part, part=f"{k}.product"))
+    return call.emit("Concat", *rows, axis=axis)
+
+
+@rule("logcumsumexp")
+def _logcumsumexp(call: Call) -> Value:
+    axis = int(call["dim"]) % len(call.first.row)
+    total = call.emit("CumSum", call.emit("Exp", call.first, part="exp"), part="sum", axis=axis)
+    return call.emit("Log", total)
+
+
+@rule("any", "all")
+def _any(call: Call) -> Value:
+    """The greatest, or least, of truth values."""
+    op = "ReduceMax" if call.packet == "any" else "ReduceMin"
+    return call.emit(op, call.first, **axes_of(call))
+
+
+@rule("linalg_cross", "cross")
+def _cross(call: Call) -> Value:
+    """a × b = roll(a, -1) roll(b, -2) - roll(a, -2) roll(b, -1)."""
+    a, b = call["self"], call["other"]
+    axis = int(call.get("dim", -1)) % len(a.row)
+
+    def turned(x: Value, name: str, index: list[int]) -> Value:
+        return call.emit("Gather", x, call.constant(f"{name}.order", np.array(index)), part=name, axis=axis)
+
+    left = call.emit("Mul", turned(a, "a1", [1, 2, 0]), turned(b, "b2", [2, 0, 1]), part="left")
+    right = call.emit("Mul", turned(a, "a2", [2, 0, 1]), turned(b, "b1", [1, 2, 0]), part="right")
+    return call.emit("Sub", left, right)

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gbn.net import GaussianBayesNet
+from converters._plates import Layout, Plates, Refused, Samples, Sizes, Value
 
-__all__ = [
-    "END",
-    "FREE",
-    "RULES",
-    "Call",
-    "Ref",
-    "Refused",
-    "Rule",
-    "Shape",
-    "rule",
-    "scaled",
-    "spread",
-    "target_shape",
-]
+__all__ = ["END", "ODD", "RULES", "Call", "Many", "Refused", "Rule", "Samples", "Sizes", "Value", "rule", "spread"]
 
-# None stands for the size that varies with the number of samples.
-Shape = tuple[int | None, ...]
 END = 2**63 - 1
 
 
-class Refused(Exception):
-    """A rule cannot express this call; the message is the reason."""
-
-
-class _Free:
-    """An argument whose value depends on the number of samples."""
+class _Odd:
+    """A number that depends on the number of samples N, but is no multiple of it."""
 
     def __repr__(self) -> str:
-        return "(the number of samples)"
+        return "(computed from the number of samples)"
 
     def __index__(self) -> int:
         raise Refused("it computes with the number of samples")
@@ -46,30 +26,31 @@ class _Free:
         raise Refused("it computes with the number of samples")
 
 
-FREE = _Free()
+ODD = _Odd()
 
-
-@dataclass(frozen=True)
-class Ref:
-    """A tensor argument: the vertex it is, and its shape in the exported graph."""
-
-    vertex: str
-    shape: Shape
+# Several results: each is made, under the name given, only if the graph uses it.
+Many = list[Callable[[str], Value]]
 
 
 @dataclass
 class Call:
     """One operation of the exported graph.
 
+    packet: the ATen name, without its overload.
     name: of the vertex that will hold its result.
-    arguments: by schema name, defaults filled in; tensors are :class:`Ref`, what depends on the batch is FREE.
-    shape: of the result.
+    arguments: by schema name, defaults filled in; tensors are :class:`Value`, multiples of the number of samples
+        :class:`Samples`.
+    shape: of the result, or of the first one.
+    kinds: "f", "i" or "b" for tensors of floating-point numbers, integers and truth values, by argument; "" is the
+        result.
     """
 
-    net: GaussianBayesNet
+    plates: Plates
+    packet: str
     name: str
     arguments: dict[str, Any]
-    shape: Shape
+    shape: Sizes
+    kinds: dict[str, str] = field(default_factory=dict)
 
     def __getitem__(self, argument: str) -> Any:
         return self.arguments[argument]
@@ -80,36 +61,43 @@ class Call:
         return default if value is None else value
 
     @property
-    def first(self) -> Ref:
+    def first(self) -> Value:
         """The tensor the operation works on."""
-        return next(value for value in self.arguments.values() if isinstance(value, Ref))
+        return next(value for value in self.arguments.values() if isinstance(value, Value))
 
-    def emit(self, op: str, *parents: Ref | str, part: str = "", **attributes: Any) -> str:
-        """Add a vertex: the result itself, or its ``part``."""
-        names = [parent.vertex if isinstance(parent, Ref) else parent for parent in parents]
-        return self.net.add(self._name(part), op, names, **attributes)
+    def emit(self, op: str, *operands: Value, part: str = "", **attributes: Any) -> Value:
+        """An operation: the result itself, or its ``part``."""
+        return self.plates.emit(op, operands, name=self._name(part), **attributes)
 
-    def constant(self, part: str, value: Any) -> str:
-        """Add a constant that the model holds as a number in its code."""
-        if value is FREE:
+    def constant(self, part: str, value: Any, layout: Layout | None = None) -> Value:
+        """A constant that the model holds as a number in its code."""
+        if value is ODD or isinstance(value, Samples):
             raise Refused("it computes with the number of samples")
-        return self.net.add_constant(self._name(part), value)
+        return self.plates.constant(self._name(part), value, layout)
 
-    def operand(self, value: Any, part: str) -> str:
-        """The vertex of an argument that may be a tensor or a number."""
-        return value.vertex if isinstance(value, Ref) else self.constant(part, value)
+    def operand(self, value: Any, part: str) -> Value:
+        """An argument that may be a tensor or a number."""
+        return value if isinstance(value, Value) else self.constant(part, value)
+
+    def scaled(self, x: Value, factor: Any, part: str) -> Value:
+        """factor · x; x itself where the factor is 1."""
+        return x if factor == 1 else self.emit("Mul", x, self.constant(part, factor), part=f"{part}.scaled")
+
+    def within(self, name: str) -> Call:
+        """The same call under another name: for one of its results, or a step of it."""
+        return replace(self, name=name)
 
     def _name(self, part: str) -> str:
         """A part gives way to a parameter that happens to have its name."""
         if not part:
             return self.name
         name = f"{self.name}.{part}"
-        while name in self.net:
+        while name in self.plates.net:
             name += "_"
         return name
 
 
-Rule = Callable[[Call], str]
+Rule = Callable[[Call], Value | Many]
 RULES: dict[str, Rule] = {}
 
 
@@ -127,22 +115,3 @@ def spread(value: Any, rank: int) -> list[int]:
     """One number for each axis, where torch lets one stand for all."""
     values = [value] if isinstance(value, int) else list(value)
     return values * rank if len(values) == 1 else values
-
-
-def scaled(call: Call, x: Ref | str, factor: float, part: str) -> Ref | str:
-    """The vertex of factor · x; x itself where the factor is 1."""
-    return x if factor == 1 else call.emit("Mul", x, call.constant(part, factor), part=f"{part}.scaled")
-
-
-def target_shape(call: Call) -> list[int]:
-    """A Reshape target for any number of samples: at most one size is free."""
-    free = [k for k, size in enumerate(call.shape) if size is None]
-    if len(free) > 1:
-        raise Refused("the number of samples is in several axes of its result")
-    # A free first size is the input's own only where the other axes hold as many entries as before.
-    kept = free == [0] and call.first.shape[:1] == (None,) and _entries(call.shape) == _entries(call.first.shape)
-    return [(0 if kept else -1) if size is None else size for size in call.shape]
-
-
-def _entries(shape: Shape) -> int:
-    return math.prod(size or 1 for size in shape[1:])

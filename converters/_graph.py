@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +11,10 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
 
-from converters._aten import FREE, PARTS, RULES, Call, Ref, Refused, is_alias
+from converters._aten import ODD, RULES, Call, Refused, Samples, Value
 from converters._export import Exported
+from converters._names import PARTS, Names, innermost, is_tensor, kind_of, packet_of
+from converters._plates import Layout, Plates, at_one
 from converters._pt2 import MAX_ENTRIES
 from gbn.errors import NO_COUNTERPART, ConversionError, GraphError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
@@ -24,93 +24,24 @@ __all__ = ["Builder"]
 _FLOATS = (torch.float32, torch.float64)
 
 
-def packet_of(node: Node) -> str:
-    """The ATen name without its overload; other namespaces keep theirs."""
-    if node.target is operator.getitem:
-        return "getitem"
-    schema = getattr(node.target, "_schema", None)
-    name = schema.name if schema is not None else str(node.target)
-    return name.removeprefix("aten::")
-
-
-def is_tensor(node: Node) -> bool:
-    """Whether a node holds one tensor or several, rather than a size or nothing."""
-    return isinstance(node.meta.get("val"), (torch.Tensor, tuple, list))
-
-
-class Names:
-    """Vertex names: the last operation of a module call is the module's path, others are inside it or the graph's."""
-
-    def __init__(self, exported: Exported) -> None:
-        self.exported = exported
-        self.calls: dict[str, list[Node]] = defaultdict(list)
-        for node in exported.program.graph.nodes:
-            if node.op == "call_function" and is_tensor(node):
-                for key, _ in _module_stack(node):
-                    self.calls[key].append(node)
-        self.last = {key: self._last(nodes) for key, nodes in self.calls.items()}
-
-    def passes(self, node: Node) -> bool:
-        """Whether a node is no operation: it returns its input, or several results of which others take one."""
-        packet = packet_of(node)
-        if packet == "getitem":
-            return packet_of(node.args[0]) not in PARTS
-        return packet in PARTS or (hasattr(node.target, "_schema") and is_alias(packet, self.exported.arguments(node)))
-
-    def silent(self, node: Node) -> bool:
-        """Whether a node makes no vertex: it passes its input on, and is not all that a module of the user's does."""
-        key, path = _innermost(node)
-        return self.passes(node) and (not path or self.last[key] is not node)
-
-    def _last(self, nodes: list[Node]) -> Node:
-        busy = [node for node in nodes if not self.passes(node)]
-        return (busy or nodes)[-1]
-
-    def of(self, node: Node) -> str:
-        """The name of the vertex that holds the node's result."""
-        key, path = _innermost(node)
-        if path and self.last[key] is node:
-            return path + _call_number(key)
-        name = node.name
-        if packet_of(node) == "getitem" and packet_of(node.args[0]) in PARTS:
-            name = f"{node.args[0].name}.{node.args[1]}"
-        return f"{path}.{name}" if path else name
-
-    def place(self, node: Node) -> str:
-        """Where in the model a node is, for messages."""
-        path = _innermost(node)[1]
-        return path or node.name
-
-
-def _module_stack(node: Node) -> list[tuple[str, str]]:
-    """(key of the call, path of the module), outermost first."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return [(key, path) for key, (path, _) in stack.items() if not key.startswith("_empty")]
-
-
-def _innermost(node: Node) -> tuple[str, str]:
-    stack = _module_stack(node)
-    return stack[-1] if stack else ("", "")
-
-
-def _call_number(key: str) -> str:
-    """Torch numbers the repeated calls of a module from @1; the second one is #2 here."""
-    number = key.rpartition("@")[2] if "@" in key else ""
-    return f"#{int(number) + 1}" if number.isdigit() else ""
-
-
 class Builder:
-    """Adds the vertices of an exported graph to a net, and gathers every layer that has no counterpart."""
+    """Adds the vertices of an exported graph to a net, and gathers every layer that has no counterpart.
+
+    inputs, outputs: the values of the user's tensors, in call order.
+    """
 
     def __init__(self, exported: Exported, kinds: dict[str, str]) -> None:
         self.exported, self.kinds = exported, kinds
         self.program = exported.program
         self.names = Names(exported)
         self.faults: dict[tuple[str, str], UnsupportedLayer] = {}
-        self.vertex: dict[Node, str] = {}
-        self.known: dict[Node, torch.Tensor] = {}
+        self.values: dict[Node, Any] = {}
+        self.known: dict[Node, Any] = {}
         self.failed: set[Node] = set()
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
         self.net = GaussianBayesNet(dtype=self._dtype())
+        self.plates = Plates(self.net, exported.baked)
 
     def build(self) -> GaussianBayesNet:
         """The net.
@@ -121,7 +52,8 @@ class Builder:
         self._add_roots()
         for node in self.program.graph.nodes:
             if node.op == "call_function" and is_tensor(node):
-                self._attempt(node, self._add_call)
+                if node.users:
+                    self._attempt(node, self._add_call)
             elif node.op not in ("placeholder", "output", "call_function"):
                 self._fault(node, node.op, "control flow and submodules have no counterpart")
         outputs = self._outputs()
@@ -130,19 +62,30 @@ class Builder:
             raise ConversionError(
                 f"{count} layer{'s' if count > 1 else ''} of the model cannot be converted", self.faults.values()
             )
+        self.outputs = [self._value(node) for node in outputs]
+        taken = {parent for vertex in self.net.vertices.values() for parent in vertex.parents}
         names: list[str] = []
-        for node in outputs:
-            names.append(self._output(node, names))
+        for value in self.outputs:
+            names.append(self._output(value, taken.union(names)))
         self.net.set_outputs(names)
         self._keep_sources()
         return self.net
+
+    def _keep_sources(self) -> None:
+        """Record the module's whole state: all names of tied weights, and what the graph does not use."""
+        holder = {v.source: v.name for v in self.net.vertices.values() if v.kind in ("parameter", "constant")}
+        first = _first_names(self.program.state_dict)
+        for name, value in self.program.state_dict.items():
+            # A vertex does not hold infinities as they are.
+            kept = holder.get(first[name]) if value.isfinite().all() else None
+            self.net.keep_source(name, _numpy(value), kept)
 
     def _dtype(self) -> np.dtype[Any]:
         """The dtype of the parameters; of the inputs where there are none."""
         specs = self.program.graph_signature.input_specs
         values = [v for s in specs if s.kind is InputKind.PARAMETER for v in [self._stored(s.target)]]
         values = values or [node.meta["val"] for node in self.exported.placeholders()]
-        found = {value.dtype for value in values if isinstance(value, torch.Tensor)}
+        found = {value.dtype for value in values if isinstance(value, torch.Tensor) and kind_of(value) == "f"}
         if found - set(_FLOATS):
             raise ConversionError(
                 f"dtype: got {', '.join(sorted(map(str, found)))}, expected float32 or float64; convert a copy of the "
@@ -157,12 +100,15 @@ class Builder:
     def _add_roots(self) -> None:
         nodes = {node.name: node for node in self.program.graph.nodes if node.op == "placeholder"}
         canonical = _first_names(self.program.state_dict)
+        axes = iter(self.exported.axes)
         for spec in self.program.graph_signature.input_specs:
             node = nodes.get(getattr(spec.arg, "name", ""))
             if node is None or (not node.users and spec.kind is not InputKind.USER_INPUT):
                 continue
             if spec.kind is InputKind.USER_INPUT:
-                self._attempt(node, self._add_input)
+                if isinstance(node.meta.get("val"), torch.Tensor):
+                    axis = next(axes)
+                    self._attempt(node, lambda node, axis=axis: self._add_input(node, axis))  # type: ignore[misc]
             elif spec.kind is InputKind.PARAMETER:
                 self._add_parameter(node, canonical[str(spec.target)])
             else:
@@ -170,35 +116,21 @@ class Builder:
                 node.meta["source"] = str(spec.target)
 
     def _add_parameter(self, node: Node, name: str) -> None:
-        if name not in self.net:
-            value = self._stored(name)
-            self.net.add_parameter(name, _numpy(value), trainable=bool(value.requires_grad))
-            self.net.describe(name, source=name)
-        self.vertex[node] = name
-
-    def _keep_sources(self) -> None:
-        """Record the module's whole state: all names of tied weights, and what the graph does not use."""
-        holder = {v.source: v.name for v in self.net.vertices.values() if v.kind in ("parameter", "constant")}
-        first = _first_names(self.program.state_dict)
-        for name, value in self.program.state_dict.items():
-            # A vertex does not hold infinities as they are.
-            kept = holder.get(first[name]) if value.isfinite().all() else None
-            self.net.keep_source(name, _numpy(value), kept)
-
-    def _add_input(self, node: Node) -> None:
-        value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor):
+        if name in self.net:
+            self.values[node] = self.plates.wrap(name, None)
             return
-        shape = self.exported.shape(node)
-        if value.dtype not in _FLOATS:
-            raise Refused(f"its dtype is {value.dtype}; only floating-point inputs have a Gaussian")
-        if not shape or None in shape[1:]:
+        value = self._stored(name)
+        self.values[node] = self.plates.parameter(name, _numpy(value), trainable=bool(value.requires_grad))
+
+    def _add_input(self, node: Node, axis: int | None) -> None:
+        sizes = list(self.exported.shape(node))
+        if axis is not None:
+            sizes.pop(axis)
+        if any(isinstance(size, Samples) or size is ODD for size in sizes):
             raise Refused("it needs a sample axis, and no other axis of varying size")
-        name = self._unique(node.name)
-        self.net.add_input(name, [int(size or 0) for size in shape[1:]])
-        # A number per sample is an event of shape (1,) in the net and has no axis in torch.
-        flat = len(shape) == 1
-        self.vertex[node] = self.net.add(f"{name}.flat", "Reshape", [name], shape=[-1]) if flat else name
+        value = self.plates.input(node.name, [int(size) for size in sizes], axis)
+        self.values[node] = value
+        self.inputs.append(value)
 
     def _attempt(self, node: Node, add: Callable[[Node], None]) -> None:
         """Run ``add``; where it fails, note the layer and go on, so that one error names them all."""
@@ -214,7 +146,7 @@ class Builder:
             self._fault(node, packet_of(node) if node.op == "call_function" else "input", str(error))
         except GraphError as error:
             self._fault(node, packet_of(node), str(error))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             self._fault(node, packet_of(node), f"arguments of a form that is not supported: {error}")
 
     def _fault(self, node: Node, operation: str, reason: str) -> None:
@@ -225,94 +157,106 @@ class Builder:
     def _stand_in(self, node: Node) -> None:
         """A root in place of a vertex that could not be made, so that the layers after it are tried as well."""
         shape = self.exported.shape(node)
-        name = self._unique(f"{node.name} (missing)")
-        if not is_tensor(node) or None in shape[1:] or node.op == "output" or self._is_too_large(node):
+        free = [k for k, size in enumerate(shape) if isinstance(size, Samples)]
+        name = self.plates.unique(f"{node.name} (missing)")
+        if not is_tensor(node) or len(free) > 1 or ODD in shape or node.op == "output" or self._is_too_large(node):
             self.failed.add(node)
-        elif shape[:1] == (None,):
-            self.vertex[node] = self.net.add_input(name, [int(size or 0) for size in shape[1:]])
+        elif free:
+            layout = Layout(free[0], 1, at_one(shape[free[0]]))
+            row = [at_one(size) for size in shape]
+            event = [*row[: free[0]], *layout.factors, *row[free[0] + 1 :]]
+            self.values[node] = Value(self.net.add_input(name, event), layout, tuple(event), True)
         else:
-            self.vertex[node] = self.net.add_constant(name, np.ones([int(size or 0) for size in shape]))
+            self.values[node] = self.plates.constant(name, np.ones([int(size) for size in shape]))
 
     def _is_too_large(self, node: Node) -> bool:
-        return math.prod(size or 1 for size in self.exported.shape(node)) > MAX_ENTRIES
+        sizes = [1 if size is ODD else at_one(size) for size in self.exported.shape(node)]
+        return math.prod(sizes) > MAX_ENTRIES
 
     def _described(self, node: Node, operation: str) -> str:
         """The layer's class beside the operation, where the operation is inside a layer."""
-        path = _innermost(node)[1]
+        path = innermost(node)[1]
         kind = self.kinds.get(path) if path else None
         return f"{kind}: {operation}" if kind else operation
 
     def _add_call(self, node: Node) -> None:
         packet = packet_of(node)
-        if packet in PARTS:
-            return
         if packet == "getitem":
             self._add_item(node)
             return
+        if not hasattr(node.target, "_schema"):
+            raise Refused(NO_COUNTERPART)
         arguments = self.exported.arguments(node)
         if self._fold(node, arguments):
             return
         if packet not in RULES:
-            raise Refused(NO_COUNTERPART)
-        value = node.meta["val"]
-        value = value[0] if isinstance(value, (tuple, list)) else value
-        if value.dtype not in _FLOATS:
-            raise Refused(f"its result is {value.dtype}, not a number with a derivative")
+            raise Refused(_why_not(node, arguments))
         if self.names.silent(node) and not arguments.get("train") and not arguments.get("training"):
-            self.vertex[node] = self._ref(node.args[0]).vertex
+            self.values[node] = self._value(node.args[0])
             return
-        self._emit(node, packet, arguments)
-
-    def _emit(self, node: Node, packet: str, arguments: dict[str, Any]) -> None:
-        name = self._unique(self.names.of(node))
+        name = self.names.of(node)
         resolved = {key: self._resolved(value) for key, value in arguments.items()}
-        self.vertex[node] = RULES[packet](Call(self.net, name, resolved, self.exported.shape(node)))
+        kinds = {key: kind_of(v.meta.get("val")) for key, v in arguments.items() if isinstance(v, Node)}
+        call = Call(self.plates, packet, self.plates.unique(name), resolved, self.exported.shape(node),
+                    kinds | {"": kind_of(node.meta["val"])})  # fmt: skip
+        result = RULES[packet](call)
+        if isinstance(result, Value):
+            result = self._checked(node, result)
+            if self.names.is_path(node) and result.handle in [v.handle for v in resolved.values() if _is_value(v)]:
+                result = self.plates.named(result, name)
+        self.values[node] = result
+
+    def _checked(self, node: Node, value: Value, index: int = 0) -> Value:
+        """The value, if its shape is that of the source graph."""
+        baked, wanted = self.plates.baked, self.exported.shape(node, index)
+        got = tuple(size.factor * baked if baked and isinstance(size, Samples) else size for size in value.shape)
+        if got != wanted and (value.layout is not None or any(isinstance(size, Samples) for size in wanted)):
+            broadcast = len(got) == len(wanted) and all(g == w or g == 1 for g, w in zip(got, wanted, strict=True))
+            if not (broadcast and not value.plated):
+                raise Refused(f"its shape is {got}, where the model has {wanted}")
+        return value
 
     def _resolved(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._resolved(entry) for entry in value]
-        return self._ref(value) if isinstance(value, Node) else value
+        return self._value(value) if isinstance(value, Node) else value
 
-    def _ref(self, node: Any) -> Ref:
-        if node not in self.vertex and node in self.known:
-            name = self._unique(node.meta.get("source", node.name))
-            # Masks hold -inf, whose exponential is that of any very negative number.
-            finite = np.nan_to_num(_numpy(self.known[node]), nan=np.nan, posinf=1e30, neginf=-1e30)
-            self.vertex[node] = self.net.add_constant(name, finite)
-            self.net.describe(name, source=node.meta.get("source"))
-        return Ref(self.vertex[node], self.exported.shape(node))
+    def _value(self, node: Any) -> Value:
+        if node not in self.values:
+            source = node.meta.get("source")
+            self.values[node] = self.plates.constant(source or node.name, _numpy(self.known[node]), source=source)
+        return self.values[node]  # type: ignore[no-any-return]
 
     def _add_item(self, node: Node) -> None:
         source, index = node.args
-        packet = packet_of(source)
-        if packet not in PARTS:
-            if index != 0:
-                raise Refused(f"result {index} of {packet} has no counterpart")
-            self.vertex[node] = self.vertex[source]
+        if source in self.known:
+            self.known[node] = self.known[source][index]
             return
-        arguments = self.exported.arguments(source)
-        axis = int(arguments.get("dim") or 0)
-        results = source.meta["val"]
-        whole = packet == "unbind"
-        sizes = [1 if whole else int(value.shape[axis]) for value in results]
-        self._emit(node, packet, arguments | {"index": index, "sizes": sizes, "squeeze": whole})
+        results = self.values[source]
+        if isinstance(results, Value):
+            if index != 0:
+                raise Refused(f"result {index} of {packet_of(source)} has no counterpart")
+            self.values[node] = results
+            return
+        name = self.names.of(node) if packet_of(source) in PARTS else self.names.of(source)
+        self.values[node] = self._checked(node, results[int(index)](self.plates.unique(name)))
 
     def _fold(self, node: Node, arguments: dict[str, Any]) -> bool:
         """Compute a node that depends on constants alone; whether it was one."""
         if any(parent not in self.known for parent in node.all_input_nodes if is_tensor(parent)):
             return False
-        if torch.Tag.nondeterministic_seeded in node.target.tags:
+        if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
             raise Refused("it draws at random")
-        if any(value is FREE or (isinstance(value, list) and FREE in value) for value in arguments.values()):
-            arguments = _one_row(packet_of(node), arguments)
+        if any(_is_free(entry) for value in arguments.values() for entry in (value if _is_list(value) else [value])):
+            return False
         if self._is_too_large(node):
             raise Refused(f"a constant of shape {self.exported.shape(node)}, which would take all memory")
         values = torch.fx.node.map_arg(tuple(arguments.values()), lambda parent: self.known[parent])
-        schema = node.target._schema.arguments
+        schema = node.target._schema.arguments  # type: ignore[union-attr]
         positional = [v for a, v in zip(schema, values, strict=True) if not a.kwarg_only]
         keywords = {a.name: v for a, v in zip(schema, values, strict=True) if a.kwarg_only}
-        result = node.target(*positional, **keywords)
-        if not isinstance(result, torch.Tensor):
+        result = node.target(*positional, **keywords)  # type: ignore[operator]
+        if not isinstance(result, (torch.Tensor, tuple, list)):
             return False
         self.known[node] = result
         return True
@@ -326,29 +270,37 @@ class Builder:
                 self._fault(output, "buffer update", f"{spec.target} changes at each call; a net has no memory")
             elif isinstance(node, Node) and is_tensor(node):
                 found.append(node)
+                if kind_of(node.meta["val"]) != "f" and node not in self.failed:
+                    kind = node.meta["val"].dtype
+                    self._fault(node, packet_of(node), f"an output of {kind} is not a number with a derivative")
         return found
 
-    def _output(self, node: Node, taken: list[str]) -> str:
-        """The vertex of an output: an op, and one for each output, since outputs carry noise."""
-        name = self._ref(node).vertex
-        if self.net[name].kind == "op" and name not in taken:
+    def _output(self, value: Value, taken: set[str]) -> str:
+        """The vertex of an output: an op of its own without children, since outputs are observed."""
+        name = self.plates.output(value)
+        if name not in taken:
             return name
-        return self.net.add(self._unique(f"{name}.output"), "Identity", [name])
-
-    def _unique(self, name: str) -> str:
-        found, number = name, 1
-        while found in self.net:
-            number += 1
-            found = f"{name}#{number}"
-        return found
+        return self.net.add(self.plates.unique(f"{name}.output"), "Identity", [name])
 
 
-def _one_row(packet: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """A table filled with one number for each sample, as one row that broadcasts."""
-    size = arguments.get("size")
-    if packet not in ("full", "zeros", "ones") or not isinstance(size, list):
-        raise Refused("a constant whose size depends on the number of samples")
-    return arguments | {"size": [1 if entry is FREE else entry for entry in size]}
+def _is_value(argument: Any) -> bool:
+    return isinstance(argument, Value)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_free(value: Any) -> bool:
+    return isinstance(value, Samples) or value is ODD
+
+
+def _why_not(node: Node, arguments: dict[str, Any]) -> str:
+    if torch.Tag.nondeterministic_seeded in node.target.tags:  # type: ignore[union-attr]
+        return "it draws at random"
+    if any(map(_is_free, arguments.values())):
+        return "it computes with the number of samples"
+    return NO_COUNTERPART
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
 
-from converters._export import arguments_of, evaluation_copy, export_module, rows, wrap_program
+from converters._export import arguments_of, axes_of, evaluation_copy, export_module, leaves, rows, wrap_program
 from converters._graph import Builder
+from converters._plates import OUTSIDE, Value
 from gbn.errors import ConversionError
 from gbn.net import GaussianBayesNet
 
@@ -21,48 +22,83 @@ _CHECK_ROWS = 2
 _TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 
 
-def convert_module(module: nn.Module, example: Any) -> GaussianBayesNet:
+def convert_module(module: nn.Module, example: Any, sample_axis: Any) -> GaussianBayesNet:
     """Convert a module, tracing it with an example."""
-    args = arguments_of(module, example)
+    args, axes = arguments_of(module, example, sample_axis)
     module = evaluation_copy(module)
-    exported = export_module(module, args)
+    exported = export_module(module, args, axes)
     builder = Builder(exported, {path: type(layer).__name__ for path, layer in module.named_modules()})
     net = builder.build()
-    _compare(builder, module, rows(args, _CHECK_ROWS))
+    _compare(builder, module, rows(args, axes, _CHECK_ROWS))
     return net
 
 
-def convert_program(program: ExportedProgram, example: Any) -> GaussianBayesNet:
-    """Convert an exported program; the example, where it has one, is what the net is checked with."""
-    exported = wrap_program(program)
+def convert_program(program: ExportedProgram, example: Any, sample_axis: Any) -> GaussianBayesNet:
+    """Convert an exported program; the example, where it has one, is what the net is checked with.
+
+    A program of fixed shapes that mixes its samples is converted as a function of its whole inputs, with a warning.
+    """
+    try:
+        return _convert_program(program, example, sample_axis)
+    except ConversionError as error:
+        if sample_axis is None or _is_free(program):
+            raise
+        try:
+            net = _convert_program(program, example, None)
+        except ConversionError:
+            raise error from None
+        warnings.warn(
+            f"the program has fixed shapes and does not treat axis {sample_axis} of its inputs as samples, so the "
+            f"whole of each input is one sample of the net, as with sample_axis=None: {error}",
+            stacklevel=5,
+        )
+        return net
+
+
+def _is_free(program: ExportedProgram) -> bool:
+    names = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    return any(not isinstance(size, int) for v in values if isinstance(v, torch.Tensor) for size in v.shape)
+
+
+def _convert_program(program: ExportedProgram, example: Any, sample_axis: Any) -> GaussianBayesNet:
+    names = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    axes = axes_of([value.dim() for value in values if isinstance(value, torch.Tensor)], sample_axis)
+    exported = wrap_program(program, axes)
     builder = Builder(exported, {})
     net = builder.build()
     module = program.module()
     if example is not None:
-        args = arguments_of(module, example)
+        args, axes = arguments_of(module, example, sample_axis)
     elif program.example_inputs is not None:
         args = program.example_inputs[0]
     else:
         return net
-    _compare(builder, module, rows(args, _CHECK_ROWS) if exported.free else args)
+    _compare(builder, module, rows(args, axes, _CHECK_ROWS) if exported.free else args)
     return net
 
 
 def _compare(builder: Builder, module: nn.Module, args: Any) -> None:
     """Raise ConversionError where the net's forward pass is not the module's."""
-    net = builder.net
+    net, plates = builder.net, builder.plates
     with torch.no_grad():
-        expected = [t for t in pytree.tree_leaves(module(*args)) if isinstance(t, torch.Tensor)]
-    tensors = [t for t in pytree.tree_leaves(args) if isinstance(t, torch.Tensor)]
+        expected = leaves(module(*args))
     given = {
-        name: t.detach().cpu().numpy().astype(net.dtype).reshape(len(t), *net[name].shape)
-        for name, t in zip(net.inputs, tensors, strict=True)
+        name: plates.rows(value, _array(tensor, net))
+        for name, value, tensor in zip(net.inputs, builder.inputs, leaves(args), strict=True)
     }
-    values, _ = net.evaluate(given, len(tensors[0]))
-    gaps = [_gap(values[name], t) for name, t in zip(net.outputs, expected, strict=True)]
+    samples = next((len(rows_) for rows_ in given.values()), 1)
+    if any(value.layout == OUTSIDE for value in builder.inputs):
+        given = {name: np.repeat(v, samples // len(v), axis=0) for name, v in given.items()}
+    values, _ = net.evaluate({n: v.reshape(samples, *net[n].shape) for n, v in given.items()}, samples)
+    gaps = [
+        _gap(plates.source(value, values[name]), tensor)
+        for name, value, tensor in zip(net.outputs, builder.outputs, expected, strict=True)
+    ]
     if all(gap <= _TOLERANCE[net.dtype.name] for gap in gaps):
         return
-    first = _first_difference(builder, tensors, values)
+    first = _first_difference(builder, leaves(args), values)
     raise ConversionError(
         f"the converted net does not compute what the model does: its outputs {list(net.outputs)} differ by "
         f"{', '.join(f'{gap:.1e}' for gap in gaps)} relative to their norms"
@@ -70,10 +106,14 @@ def _compare(builder: Builder, module: nn.Module, args: Any) -> None:
     )
 
 
+def _array(tensor: torch.Tensor, net: GaussianBayesNet) -> np.ndarray[Any, Any]:
+    return tensor.detach().cpu().numpy().astype(net.dtype)
+
+
 def _gap(value: Any, expected: torch.Tensor) -> float:
     """Relative to the norm; infinite for another shape."""
     target = expected.detach().cpu().numpy()
-    if value.shape != target.shape:
+    if value.shape != target.shape and np.broadcast_shapes(value.shape, target.shape) != target.shape:
         return float("inf")
     scale = float(np.linalg.norm(target)) or 1.0
     gap = float(np.linalg.norm(value - target)) / scale
@@ -103,8 +143,10 @@ def _first_difference(builder: Builder, tensors: list[torch.Tensor], values: dic
     except Exception:  # a diagnosis must not hide the error that it is for
         return None
     tolerance = _TOLERANCE[builder.net.dtype.name]
-    for node, name in builder.vertex.items():
-        value = recorder.env.get(node)
-        if isinstance(value, torch.Tensor) and _gap(values[name], value) > tolerance:
-            return name
+    for node, value in builder.values.items():
+        found = recorder.env.get(node)
+        if not isinstance(value, Value) or not isinstance(value.handle, str) or not isinstance(found, torch.Tensor):
+            continue
+        if value.plated and _gap(builder.plates.source(value, values[value.handle]), found) > tolerance:
+            return value.handle
     return None

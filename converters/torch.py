@@ -28,17 +28,21 @@ def accepts(obj: Any) -> bool:
     return any((base.__module__, base.__name__) in _CLASSES for base in type(obj).__mro__)
 
 
-def convert(obj: Any, example: Any = None, **options: Any) -> GaussianBayesNet:
+def convert(obj: Any, example: Any = None, *, sample_axis: Any = 0, **options: Any) -> GaussianBayesNet:
     """The computation graph of a PyTorch model in evaluation mode, without noise.
 
     Args:
         obj: an ``nn.Module``, a ``torch.export.ExportedProgram``, or the path of a ``.pt2`` file.
         example: a batch to trace the module with, shape (samples, *event), or a tuple of them for several inputs.  Only
             shapes matter.  Exported programs bring their own.
+        sample_axis: see :func:`gbn.convert`; a sequence has one entry for each input.
 
     Raises:
         ConversionError: a module in training mode; a graph that depends on the data; operations without counterpart,
             all of them listed; or a net that does not compute what the module does.
+
+    Warns:
+        UserWarning: a program of fixed shapes that mixes its samples is converted as with ``sample_axis=None``.
     """
     if options:
         raise ConversionError(f"options of the PyTorch converter: got {sorted(options)}, expected none")
@@ -49,10 +53,10 @@ def convert(obj: Any, example: Any = None, **options: Any) -> GaussianBayesNet:
             raise
         raise MissingDependencyError("torch", "torch", "converting a PyTorch model") from error
     if isinstance(obj, (str, PathLike)):
-        return _convert_file(Path(obj), example)
+        return _convert_file(Path(obj), example, sample_axis)
     if type(obj).__name__ == "ExportedProgram":
-        return convert_program(obj, example)
-    return convert_module(obj, example)
+        return convert_program(obj, example, sample_axis)
+    return convert_module(obj, example, sample_axis)
 
 
 def load(path: str | PathLike[str]) -> Any:
@@ -66,13 +70,13 @@ def load(path: str | PathLike[str]) -> Any:
     return load_program(_checked(Path(path))).module()
 
 
-def _convert_file(path: Path, example: Any) -> GaussianBayesNet:
+def _convert_file(path: Path, example: Any, sample_axis: Any) -> GaussianBayesNet:
     from converters._pt2 import load_program
     from converters._trace import convert_program
 
     program = load_program(_checked(path))
     try:
-        return convert_program(program, example)
+        return convert_program(program, example, sample_axis)
     except GbnError:
         raise
     except Exception as error:  # a graph that contradicts itself fails anywhere in torch

@@ -22,6 +22,7 @@ __all__ = ["NetBuilder", "Vertex"]
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
 _RESERVED = frozenset("/\\\0")
+_SMALL = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class NetBuilder(SourceNames):
         self.noises: dict[str, Covariance] = {}
         self._outputs: tuple[str, ...] | None = None
         self._remembered: dict[Hashable, tuple[tuple[Vertex, ...], Any]] = {}
+        # What trials have told: a deep net asks for the same op on the same shapes again and again.
+        self._shapes: dict[Any, tuple[Shape, bool]] = {}
 
     def add_input(self, name: str, shape: Sequence[int] | int, *, mean: Any = None, cov: Any = None) -> str:
         """A root.  With ``cov`` (and ``mean``, default 0) it has a Gaussian prior; without, it must be observed.
@@ -232,6 +235,9 @@ class NetBuilder(SourceNames):
     def set_noise(self, covariances: Mapping[str, Any]) -> None:
         """Give vertices noise: name -> cov as in :meth:`add` (None makes a vertex deterministic).
 
+        An input with a prior becomes a known one by None: it has its mean as its value, where it is not given another.
+        A vertex's own noise goes with its last use; those made by :meth:`add_noise` stay.
+
         Raises:
             UnknownNameError, CovarianceError, GraphError: and nothing is changed then.
         """
@@ -257,8 +263,18 @@ class NetBuilder(SourceNames):
                 vertices[name] = replace(vertex, noise=name, plated=vertex.plated or vertex.kind == "op")
             if cov is not None:
                 self._check_noisy(vertex)
+        self._replace(vertices, noises)
+
+    def _replace(self, vertices: Mapping[str, Vertex], noises: Mapping[str, Covariance]) -> None:
+        """Put changed vertices and noises in place, and drop own noises that nothing uses any more."""
+        before = {name: self.vertices[name].noise for name in vertices}
+        left = {before[name] for name, vertex in vertices.items() if vertex.noise != before[name]}
         self.vertices.update(vertices)
         self.noises.update(noises)
+        own = {key for key in left if key in self.vertices}
+        if own:
+            for key in own - {vertex.noise for vertex in self.vertices.values()}:
+                del self.noises[key]  # type: ignore[arg-type]
 
     def set_prior(self, name: str, mean: Any, cov: Any) -> None:
         """Give an input the prior N(mean, cov), so that it need not be observed; cov=None takes it away."""
@@ -269,7 +285,7 @@ class NetBuilder(SourceNames):
         if cov is None:
             if mean is not None:
                 raise GraphError(f"{name!r}: a prior needs cov, not only a mean")
-            self.vertices[name] = replace(vertex, value=None, noise=None)
+            self._replace({name: replace(vertex, value=None, noise=None)}, {})
             return
         array = self._array(mean, name)
         if array.shape not in ((), vertex.shape):
@@ -367,11 +383,22 @@ class NetBuilder(SourceNames):
     def _infer(
         self, name: str, entry: ops.Op, parents: Sequence[str], attributes: Mapping[str, Any]
     ) -> tuple[Shape, bool]:
-        """Event shape of an op's result and whether it is per sample, by a trial run on two samples and on one.
+        """Event shape of an op's result and whether it is per sample."""
+        vertices = [self.vertices[p] for p in parents]
+        key = (entry, tuple((v.kind, v.shape, v.plated) for v in vertices), repr(attributes), len(set(parents)))
+        if any(v.kind == "constant" for v in vertices):  # numbers of rows to pick, and the like
+            return self._tried(name, entry, vertices, attributes)
+        if key not in self._shapes:
+            self._shapes[key] = self._tried(name, entry, vertices, attributes)
+        return self._shapes[key]
+
+    def _tried(
+        self, name: str, entry: ops.Op, vertices: Sequence[Vertex], attributes: Mapping[str, Any]
+    ) -> tuple[Shape, bool]:
+        """The same by a trial run on two samples and on one.
 
         The first of two samples must come out as it does alone: an op that mixes samples or moves their axis fails.
         """
-        vertices = [self.vertices[p] for p in parents]
         plated = any(vertex.plated for vertex in vertices)
         two = [
             _trial(k, (2, *v.shape) if v.plated else v.shape, self.dtype) if v.value is None or v.plated else v.value
@@ -385,7 +412,7 @@ class NetBuilder(SourceNames):
         except (ValueError, IndexError, TypeError, ArithmeticError) as error:
             shapes = ", ".join(f"{v.name!r} {('N, ' if v.plated else '')!s}{v.shape}" for v in vertices)
             raise GraphError(f"{name!r}: {entry.name} does not take its parents ({shapes}): {error}") from None
-        if entry.name == "Linear" and any(not self.vertices[p].plated for p in parents[: len(parents) - 1 : 2]):
+        if entry.name == "Linear" and any(not vertex.plated for vertex in vertices[: len(vertices) - 1 : 2]):
             raise GraphError(f"{name!r}: parents of a linear CPD have a value per sample; use MatMul between weights")
         if not plated:
             # Linear without parents has a row axis already: its vertex is a root with a value per sample.
@@ -399,12 +426,18 @@ class NetBuilder(SourceNames):
         return pair.shape[1:], True
 
 
-@lru_cache(maxsize=32)
 def _trial(seed: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
-    """Numbers to try an op on; kept, for a deep net asks for the same again and again."""
+    """Numbers to try an op on; what is small is kept, for a deep net asks for the same again and again."""
+    return (_small_trial if math.prod(shape) < _SMALL else _new_trial)(seed, shape, dtype)
+
+
+def _new_trial(seed: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
     values: Array = np.random.default_rng(seed).uniform(0.25, 1.0, shape).astype(dtype)
     values.flags.writeable = False
     return values
+
+
+_small_trial = lru_cache(maxsize=32)(_new_trial)
 
 
 def _alike(a: Array, b: Array) -> bool:

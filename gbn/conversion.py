@@ -2,16 +2,17 @@
 
 Converters are found through the entry-point group ``gbn.converters``.  Each entry names a module with
 ``accepts(obj) -> bool``, which must not import the library it is for, and
-``convert(obj, example=None, **options) -> GaussianBayesNet``, which returns a graph without noise; a ``TAKES`` string
-says what it takes.  One that reads files may have ``load(path)``, which gives the model in a file.  A module whose nets
-bring their own noise says ``COMPLETE = True``; no policy is applied to them.
+``convert(obj, example=None, **options) -> GaussianBayesNet``, which returns a graph without noise and may take
+``sample_axis``; a ``TAKES`` string says what it takes.  One that reads files may have ``load(path)``, which gives the
+model in a file.  A module whose nets bring their own noise says ``COMPLETE = True``, or where only some do, has a
+function ``COMPLETE(obj) -> bool``; no policy is applied to such nets.
 """
 
 from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from inspect import signature
 from os import PathLike
@@ -38,7 +39,7 @@ def convert(
     noise: Any = 1.0,
     output_noise: Any = 1.0,
     likelihood: str | Mapping[str, str | None] | None = "auto",
-    sample_axis: int | None = 0,
+    sample_axis: int | Sequence[int | None] | None = 0,
     **options: Any,
 ) -> GaussianBayesNet:
     """Read a neural network as a Gaussian Bayes net.
@@ -47,7 +48,8 @@ def convert(
         obj_or_path: a model, or the path of one; which kinds is up to the converters installed.
         example: a batch of inputs, shape (samples, *event), for models that must be traced; a tuple for several inputs.
         latents, noise, output_noise: which vertices are random, and their covariances; see
-            :func:`gbn.latents.assign_noise`.  Models that bring their own noise (pgmpy, networkx) take none of these.
+            :func:`gbn.latents.assign_noise`.  Models that bring their own noise (pgmpy, networkx, factor
+            models) take none of these.
         likelihood: what the outputs are observed by.
 
             - "auto": the labels that the converter knows the model to be trained with (a classifier of scikit-learn);
@@ -61,7 +63,10 @@ def convert(
             A labelled output gets a leaf ``<output>.label``, which is what to observe; it hangs on the logits: the
             output itself, or what its Softmax, LogSoftmax or Sigmoid reads.  Both have no noise; the output stays in
             the net and gives the probabilities.
-        sample_axis: the axis of inputs and outputs that counts the samples; only 0 is supported.
+        sample_axis: the axis of the model's inputs that counts the samples, one for all inputs or a sequence with one
+            for each; the net has samples on axis 0 of every vertex nonetheless, ``(N, *the other axes)``, and an output
+            whose model merges samples with another axis has that axis in its event.  None: the whole of an input is
+            one sample, so that each vertex has one more axis in front than the model's tensor.
         options: passed to the converter.
 
     Warns:
@@ -71,14 +76,13 @@ def convert(
         ConversionError: no converter takes the object, or the one that does cannot convert it.
         UnknownNameError, GraphError, CovarianceError: the policy does not fit the net.
     """
-    if sample_axis != 0:
-        raise ConversionError(
-            f"sample_axis: got {sample_axis!r}, expected 0, the only one supported; wrap the model so that samples "
-            "are on axis 0 of its inputs and outputs"
-        )
     _check_path(obj_or_path)
     converter = _converter(obj_or_path)
-    if getattr(converter, "COMPLETE", False):
+    if sample_axis != 0:
+        _check_takes_axes(converter, sample_axis)
+        options["sample_axis"] = sample_axis
+    complete = getattr(converter, "COMPLETE", False)
+    if complete(obj_or_path) if callable(complete) else complete:
         _refuse_policy(latents=latents, noise=noise, output_noise=output_noise, likelihood=likelihood)
         return converter.convert(obj_or_path, example, **options)  # type: ignore[no-any-return]
     net = converter.convert(obj_or_path, example, **options)
@@ -88,6 +92,14 @@ def convert(
         likelihood = "gaussian"
     assign_noise(net, latents, noise, output_noise, likelihood)
     return net
+
+
+def _check_takes_axes(converter: ModuleType, sample_axis: Any) -> None:
+    if "sample_axis" not in signature(converter.convert).parameters:
+        raise ConversionError(
+            f"sample_axis: got {sample_axis!r}, but {converter.__name__} knows samples on axis 0 only; wrap the model "
+            "so that they are on axis 0 of its inputs and outputs"
+        )
 
 
 def load_model(path: str | PathLike[str]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import sys
@@ -19,7 +20,7 @@ from gbn.gaussian import Conditional
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet, Vertex
 
-__all__ = ["Evidence", "columns", "named_arrays"]
+__all__ = ["Evidence", "columns", "named_arrays", "offered"]
 
 Array = np.ndarray[Any, Any]
 _ENTRY = re.compile(r"(?P<name>.*)\[(?P<index>\d+(\s*,\s*\d+)*)\]", re.DOTALL)
@@ -27,12 +28,12 @@ _ENTRY = re.compile(r"(?P<name>.*)\[(?P<index>\d+(\s*,\s*\d+)*)\]", re.DOTALL)
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Evidence in one form: every array has a sample axis and the net's dtype.
+    """Evidence in one form: every array has a sample axis and the net's dtype, and is a read-only copy.
 
     samples: number of rows.
     values: observed vertex -> (samples, *event); missing entries are 0 in Gaussian vertices, NaN in labels.
     masks: vertex -> True where observed, for the Gaussian vertices with missing entries only.
-    do: vertices set from outside, their CPDs cut: interventions, and inputs without a prior.
+    do: vertices set from outside, their CPDs cut: interventions, and inputs without noise.
     """
 
     net: GaussianBayesNet
@@ -66,7 +67,7 @@ class Evidence:
         if do and not do.keys().isdisjoint(values):
             both = min(do.keys() & values.keys())
             raise EvidenceError(f"{both!r} is given both as evidence and in do=, which cuts it off; choose one")
-        arrays = {name: _read(net, name, value) for name, value in (values | do).items()}
+        arrays = {name: _read(net, name, value, name in do) for name, value in (values | do).items()}
         count = _count(net, arrays, samples)
         if not count:
             raise EvidenceError("evidence has no rows; expected at least one sample")
@@ -82,7 +83,7 @@ class Evidence:
                 missing = None if missing is None else np.broadcast_to(missing, array.shape)
             if name in do and vertex.kind == "likelihood":
                 raise EvidenceError(f"{name!r} is a label, which nothing depends on: give it as evidence, not in do=")
-            if name in do or vertex.needs_data:
+            if name in do or (vertex.kind == "input" and not vertex.random):
                 _demand_complete(name, missing, intervention=name in do)
                 fixed[name] = array
             elif not vertex.plated:
@@ -211,30 +212,44 @@ def _numbers(series: Any, column: str) -> Array:
     return array
 
 
-def _read(net: GaussianBayesNet, name: str, value: Any) -> Array:
-    """One array with its sample axis, of the net's dtype; labels encoded."""
+def offered(net: GaussianBayesNet, name: object) -> list[str]:
+    """What an unknown name may have meant: vertices with a value per sample, all vertices where a weight is closest."""
+    closest = difflib.get_close_matches(str(name), net.vertices, n=1)
+    plated = [n for n, vertex in net.vertices.items() if vertex.plated]
+    return plated if not closest or closest[0] in plated else list(net.vertices)
+
+
+def _read(net: GaussianBayesNet, name: str, value: Any, intervention: bool) -> Array:
+    """One array with its sample axis, of the net's dtype, labels encoded: a read-only copy, for answers are lazy."""
     if name not in net.vertices:
-        raise UnknownNameError("vertex", name, net.vertices)
+        known = offered(net, name) if intervention else [n for n, vertex in net.vertices.items() if vertex.plated]
+        raise UnknownNameError("vertex", name, known)
+    array = _numeric(net, name, value)
+    vertex = net.vertices[name]
+    if not vertex.plated:
+        if array.shape != vertex.shape:
+            raise ShapeError(f"value of {name!r}: got shape {array.shape}, expected {vertex.shape}")
+    elif vertex.kind == "likelihood":
+        array = array[None] if array.ndim == 0 else array
+        array = np.array(net.label_of(name).encode(array, vertex.shape, name, net.dtype))
+    else:
+        array = _with_samples(vertex, array)
+    array.flags.writeable = False
+    return array
+
+
+def _numeric(net: GaussianBayesNet, name: str, value: Any) -> Array:
+    """A copy, of the net's dtype; labels as they come."""
     vertex = net.vertices[name]
     try:
         array = np.asarray(detached(value))
         array = array.astype(np.float64) if array.dtype.kind == "O" else array
         if array.dtype.kind not in "buif":
             raise TypeError(f"entries of type {array.dtype}")
-        if array.dtype != net.dtype and vertex.kind != "likelihood":
-            array = array.astype(net.dtype)
+        return array if vertex.kind == "likelihood" else np.array(array, dtype=net.dtype, order="C")
     except (TypeError, ValueError) as error:
         wanted = "class numbers 0, 1, ..." if vertex.op == "categorical" else "numbers"
         raise EvidenceError(f"evidence for {name!r}: expected {wanted}, got {type(value).__name__} ({error})") from None
-    if not vertex.plated:
-        if array.shape != vertex.shape:
-            raise ShapeError(f"value of {name!r}: got shape {array.shape}, expected {vertex.shape}")
-        return array
-    if vertex.kind == "likelihood":
-        if array.ndim == 0:
-            array = array[None]
-        return net.label_of(name).encode(array, vertex.shape, name, net.dtype)
-    return _with_samples(vertex, array)
 
 
 def _with_samples(vertex: Vertex, array: Array) -> Array:

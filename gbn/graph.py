@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gbn.evidence import Evidence
     from gbn.net import GaussianBayesNet
 
-__all__ = ["d_separated", "linear_given", "markov_blanket", "nonlinear_given"]
+__all__ = ["d_separated", "linear_given", "markov_blanket", "nonlinear_given", "uncertain_given"]
 
 Names = str | Iterable[str]
 
@@ -20,8 +20,8 @@ Names = str | Iterable[str]
 def d_separated(net: GaussianBayesNet, a: Names, b: Names, given: Names = ()) -> bool:
     """Whether the graph makes ``a`` and ``b`` independent given ``given``, whatever the numbers in its CPDs.
 
-    Parameters without a prior, and constants, are no variables.  Inputs without a prior are always observed, so they
-    count as given, unless they are asked for in ``a`` or ``b``.  A vertex without noise whose parents are all given is
+    Parameters without a prior, and constants, are no variables.  Inputs without noise are always known, so they count
+    as given, unless they are asked for in ``a`` or ``b``.  A vertex without noise whose parents are all given is
     given too (D-separation: Geiger, Verma & Pearl, Networks 20, 1990), and what is given is independent of everything.
     Conversely, an invertible function does not determine its argument here: of that the graph says nothing.
 
@@ -34,7 +34,7 @@ def d_separated(net: GaussianBayesNet, a: Names, b: Names, given: Names = ()) ->
     import networkx
 
     first, second, known = (_checked(net, names) for names in (a, b, given))
-    known |= {n for n, v in net.vertices.items() if v.needs_data} - first - second
+    known |= {n for n, v in net.vertices.items() if v.kind == "input" and not v.random} - first - second
     known = _determined(net, known)
     first, second = first - known, second - known
     if first & second:
@@ -94,19 +94,29 @@ def linear_given(evidence: Evidence) -> bool:
 
 def nonlinear_given(evidence: Evidence) -> str | None:
     """The first vertex that makes the net nonlinear in what the evidence leaves uncertain; see :func:`linear_given`."""
+    net, moving = evidence.net, uncertain_given(evidence)
+    for name, vertex in net.vertices.items():
+        varying = [parent in moving for parent in vertex.parents]
+        if vertex.kind == "likelihood" and name in evidence.values and any(varying):
+            return name
+        if vertex.kind == "op" and name not in evidence.do and not ops.get(str(vertex.op)).linear(varying):
+            return name
+    return None
+
+
+def uncertain_given(evidence: Evidence) -> set[str]:
+    """Vertices that the evidence leaves uncertain, a single entry of a single row being enough; labels excepted.
+
+    A vertex without noise is certain where its parents are.
+    """
     net, moving = evidence.net, set[str]()
     whole = set(evidence.values) - set(evidence.masks)
     for name, vertex in net.vertices.items():
-        if name in evidence.do:
+        if vertex.kind == "likelihood" or name in evidence.do or name in whole:
             continue
-        varying = [parent in moving for parent in vertex.parents]
-        if vertex.kind == "likelihood" and name in whole and any(varying):
-            return name
-        if vertex.kind == "op" and not ops.get(str(vertex.op)).linear(varying):
-            return name
-        if name not in whole and (vertex.random or any(varying)):
+        if vertex.random or not moving.isdisjoint(vertex.parents):
             moving.add(name)
-    return None
+    return moving
 
 
 def _checked(net: GaussianBayesNet, names: Names) -> set[str]:

@@ -16,7 +16,9 @@ from gbn.net import GaussianBayesNet, Vertex
 
 __all__ = ["POLICIES", "assign_noise"]
 
-_CONTRACTIONS = frozenset({"Gemm", "MatMul", "Conv", "ConvTranspose", "Linear"})
+_CONTRACTIONS = frozenset({"Gemm", "MatMul", "Einsum", "Conv", "ConvTranspose", "Linear"})
+# Every entry of the parent is one of the result.
+_MOVES = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 # What an output that ends in this op says of its labels.  A likelihood normalises the logits itself, so the label hangs
 # on what the op reads.
 _PROBABILITIES = {"Softmax": "categorical", "LogSoftmax": "categorical", "Sigmoid": "bernoulli"}
@@ -34,8 +36,9 @@ def assign_noise(
     Args:
         latents: which hidden vertices become random variables:
 
-            - "affine": results, after bias, of Gemm, MatMul, Conv, ConvTranspose and Linear with a weight among their
-              parents; every M-step is then a linear regression;
+            - "affine": results, after bias, of Gemm, MatMul, Einsum, Conv, ConvTranspose and Linear with a weight among
+              their parents; every M-step is then a linear regression (one that is an output but for the order of its
+              entries has the output's noise instead);
             - "layers": outputs of elementwise nonlinearities, and affine results that none follows;
             - "all": every op with a value per sample;
             - names of vertices.
@@ -132,7 +135,7 @@ def _all(net: GaussianBayesNet) -> list[str]:
 def _affine(net: GaussianBayesNet) -> list[str]:
     children = _children(net)
     found = (_after_bias(net, name, children) for name, vertex in net.vertices.items() if _is_affine(net, vertex))
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(_moved_to_output(net, name, children) for name in found))
 
 
 def _layers(net: GaussianBayesNet) -> list[str]:
@@ -172,6 +175,16 @@ def _after_bias(net: GaussianBayesNet, name: str, children: Mapping[str, list[st
     child = net.vertices[children[name][0]]
     shared = [parent for parent in child.parents if not net.vertices[parent].plated]
     return child.name if child.op == "Add" and len(shared) == 1 else name
+
+
+def _moved_to_output(net: GaussianBayesNet, name: str, children: Mapping[str, list[str]]) -> str:
+    """The output that only orders the entries of a vertex anew, which is where they are observed; else the vertex."""
+    last = name
+    while last not in net.outputs:
+        if len(children[last]) != 1 or net.vertices[children[last][0]].op not in _MOVES:
+            return name
+        last = children[last][0]
+    return last
 
 
 def _is_nonlinearity(net: GaussianBayesNet, vertex: Vertex) -> bool:

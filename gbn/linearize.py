@@ -6,6 +6,9 @@ With deviations d from the operating point v, errors ε_i = v_i - f_i(v_pa) and 
     push, forward:            y_i = source_i + Σ_p J_{i←p} d_p;   d_i = y_i on latent entries, 0 on observed ones
 
 A vertex hears its neighbours through these two and nothing else.
+
+A nonlinearity is expanded at the point (Taylor), or replaced by a regression under a Gaussian of its parent (moment
+linearisation: see :mod:`gbn.inference.regression`), which leaves the vertex a noise ω of its own beside e_i.
 """
 
 from __future__ import annotations
@@ -22,33 +25,46 @@ from gbn.maps import Diagonal, LinearMap
 from gbn.net import GaussianBayesNet, Vertex
 from gbn.ops import Maps
 
-__all__ = ["Linearization", "Rule", "linear_net"]
+__all__ = ["Linearization", "Regression", "Rule", "linear_net"]
 
 Array = np.ndarray[Any, Any]
 Rule = Callable[[Array | None], Array | None]
 Source = Callable[[str], Array | None]
+Regression = Callable[[Array], tuple[Array, Array, Array]]
 
 
 class Linearization:
-    """A net linearised at one point per sample, given evidence; made by :meth:`forward`.
+    """A net linearised at one point per sample, given evidence; made by :meth:`forward` or :meth:`at`.
 
     values: every vertex at the operating point (labels excepted), observed entries at their evidence.
-    errors: vertex -> ε = v - f(v_pa), where it is not zero: observed vertices, and latents with an innovation.
+    errors: vertex -> ε = v - f(v_pa), where it is not zero: observed vertices, and those moved away from their mean.
+    spread: regressed vertex -> Ω, the variance of ω, independent over entries.  Shape: (samples, *event).
     """
 
     def __init__(
-        self, evidence: Evidence, values: dict[str, Array], errors: dict[str, Array], maps: dict[str, Maps]
+        self,
+        evidence: Evidence,
+        values: dict[str, Array],
+        errors: dict[str, Array],
+        maps: dict[str, Maps],
+        spread: Mapping[str, Array] | None = None,
     ) -> None:
         self.net = evidence.net
         self.evidence = evidence
         self.values = values
         self.errors = errors
+        self.spread: Mapping[str, Array] = spread or {}
         self._makers = maps
         self._maps: dict[tuple[str, int], LinearMap | None] = {}
         self._closed = frozenset(name for name in evidence.values if name not in evidence.masks)
 
     @classmethod
-    def forward(cls, evidence: Evidence, innovations: Mapping[str, Array] | None = None) -> Linearization:
+    def forward(
+        cls,
+        evidence: Evidence,
+        innovations: Mapping[str, Array] | None = None,
+        regress: Mapping[str, Regression] | None = None,
+    ) -> Linearization:
         """The live forward pass: v_i = f_i(v_pa) + R_i z_i, with R_i R_iᵀ = Q_i.
 
         Observed entries are clamped and feed their children; in a vertex with some entries observed the others move to
@@ -57,6 +73,7 @@ class Linearization:
         Args:
             evidence: what is clamped.
             innovations: latent vertex -> whitened error z, shape (samples, *event); left out: zero.
+            regress: vertex of one parent -> function from the parent's value to E f, E f' and Ω, in place of its op.
         """
         net = evidence.net
         innovations = innovations or {}
@@ -78,8 +95,50 @@ class Linearization:
 
         rules = {name: partial(move, name) for name in innovations}
         rules |= {name: partial(clamp_part if name in evidence.masks else clamp, name) for name in evidence.values}
-        values, maps = net.evaluate(evidence.do, evidence.samples, rules)
-        return cls(evidence, values, errors, maps)
+        return cls._run(evidence, errors, rules, regress or {})
+
+    @classmethod
+    def at(
+        cls, evidence: Evidence, held: Mapping[str, Array], regress: Mapping[str, Regression] | None = None
+    ) -> Linearization:
+        """The net where some vertices have values of their own, and all others follow.
+
+        Args:
+            held: vertex -> value of the entries that are not observed, shape (samples, *event).
+            regress: as in :meth:`forward`.
+        """
+        errors: dict[str, Array] = {}
+        chosen = {**evidence.values, **held}
+        for name in evidence.masks.keys() & held.keys():
+            chosen[name] = np.where(evidence.masks[name], evidence.values[name], held[name])
+
+        def place(name: str, mean: Array) -> Array:
+            value = chosen[name]
+            if name in evidence.masks and name not in held:
+                value = np.where(evidence.masks[name], value, mean)
+            errors[name] = value - mean
+            return value
+
+        return cls._run(evidence, errors, {name: partial(place, name) for name in chosen}, regress or {})
+
+    @classmethod
+    def _run(
+        cls,
+        evidence: Evidence,
+        errors: dict[str, Array],
+        rules: Mapping[str, Callable[[Array], Array]],
+        regress: Mapping[str, Regression],
+    ) -> Linearization:
+        """Evaluate the net; ``rules`` fill ``errors``."""
+        spread: dict[str, Array] = {}
+
+        def regression(name: str, parent: Array) -> tuple[Array, Maps]:
+            value, slope, spread[name] = regress[name](parent)
+            return value, (partial(Diagonal, slope, slope.shape, slope.shape),)
+
+        functions = {name: partial(regression, name) for name in regress}
+        values, maps = evidence.net.evaluate(evidence.do, evidence.samples, rules, functions)
+        return cls(evidence, values, errors, maps, spread)
 
     def map(self, child: str, position: int) -> LinearMap | None:
         """The Jacobian of a vertex by its parent at ``position``; None where the op has no derivative there."""
@@ -293,7 +352,10 @@ def _add_linearized(
 ) -> None:
     noise: Any = None if vertex.noise is None else net.noises[vertex.noise].value
     if vertex.kind == "input":
-        out.add_input(name, vertex.shape, mean=vertex.value, cov=noise)
+        known = noise is None and vertex.value is not None
+        out.add_input(name, vertex.shape, mean=vertex.value, cov=1.0 if known else noise)
+        if known:
+            out.set_noise({name: None})
     elif vertex.kind == "likelihood":
         out.add_likelihood(name, str(vertex.op), vertex.parents[0])
     elif vertex.plated:

@@ -154,6 +154,7 @@ class GaussianBayesNet(NetBuilder):
         do: Mapping[str, Array],
         samples: int,
         choose: Mapping[str, Callable[[Array], Array]] | None = None,
+        functions: Mapping[str, Callable[..., tuple[Array, ops.Maps]]] | None = None,
     ) -> tuple[dict[str, Array], dict[str, ops.Maps]]:
         """One pass in topological order: each vertex gets its mean given its parents' values.
 
@@ -161,11 +162,12 @@ class GaussianBayesNet(NetBuilder):
             do: values that replace CPDs (shape (samples, *event)); their ops are not run.
             samples: number of rows.
             choose: vertex -> function from its mean to the value that its children see (default: the mean itself).
+            functions: vertex -> mean function in place of its op, of the same form, attributes taken care of.
 
         Returns:
             values of every vertex, labels excepted, and for every op that ran one map-maker per parent.
         """
-        choose = choose or {}
+        choose, functions = choose or {}, functions or {}
         values: dict[str, Array] = {}
         maps: dict[str, ops.Maps] = {}
         for name, vertex in self.vertices.items():
@@ -173,8 +175,11 @@ class GaussianBayesNet(NetBuilder):
                 values[name] = do[name]
                 continue
             if vertex.kind == "op":
-                function = ops.OPS[vertex.op].function  # type: ignore[index]
-                mean, maps[name] = function(*[values[p] for p in vertex.parents], **vertex.attributes)
+                parents = [values[p] for p in vertex.parents]
+                if name in functions:
+                    mean, maps[name] = functions[name](*parents)
+                else:
+                    mean, maps[name] = ops.OPS[str(vertex.op)].function(*parents, **vertex.attributes)
                 if vertex.plated and mean.shape != (samples, *vertex.shape):
                     mean, maps[name] = _repeated(mean, maps[name], (samples, *vertex.shape))
             elif vertex.kind == "likelihood":

@@ -52,7 +52,7 @@ class Solution(Protocol):
 
 
 class _ByName(Mapping[str, Array]):
-    """One figure for each vertex, computed when first read."""
+    """One figure for each vertex, computed when first read; read-only, for other figures are computed from it."""
 
     def __init__(self, names: Sequence[str], compute: Callable[[str], Array]) -> None:
         # A dict: looking a name up must not read all of them.
@@ -63,7 +63,9 @@ class _ByName(Mapping[str, Array]):
         if name not in self._known:
             if name not in self._names:
                 raise UnknownNameError("target", name, self._names, "name it in the query's targets")
-            self._known[name] = self._compute(name)
+            figure = self._compute(name).view()
+            figure.flags.writeable = False
+            self._known[name] = figure
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -82,7 +84,7 @@ class Posterior:
     Attributes:
         engine: which engine answered.
         targets: names asked for.
-        mean, var, std: vertex -> array of shape (samples, *event); observed entries hold their value and 0.
+        mean, var, std: vertex -> read-only array of shape (samples, *event); observed entries hold their value and 0.
             A label's mean are its probabilities at the mean logits, not averaged over them; ``sample`` averages.
         messages: vertex -> λ, the precision-weighted error; at a parameter it is -∂L/∂θ, L the free energy.
             Shape (samples, *event), or the event alone for parameters.

@@ -1,6 +1,8 @@
 """Dispatch to converters, built in and of third parties."""
 
 import importlib
+import os
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -74,6 +76,8 @@ def test_a_complete_net_is_left_as_it_is(register) -> None:
         ("networkx", "networkx.DiGraph"),
         ("pgmpy", "pgmpy.models.LinearGaussianBayesianNetwork"),
         ("sklearn", "sklearn.neural_network.MLPRegressor"),
+        ("spec", "builtins.dict"),
+        ("spec", "builtins.list"),
     ],
 )
 def test_each_library_has_one_converter(library: str, kind: str) -> None:
@@ -109,7 +113,7 @@ def test_third_parties_come_before_the_built_in(monkeypatch: pytest.MonkeyPatch)
 def test_a_checkout_that_is_not_installed_has_the_built_in_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "entry_points", lambda group: metadata.EntryPoints(()))
     assert {module.__name__ for module in conversion.converters()} >= {
-        f"converters.{name}" for name in ("torch", "sklearn", "pgmpy", "networkx")
+        f"converters.{name}" for name in ("torch", "sklearn", "pgmpy", "networkx", "keras", "spec")
     }
 
 
@@ -137,9 +141,72 @@ def test_pickles_are_never_loaded(name: str, tmp_path: Path) -> None:
         convert(path)
 
 
-def test_only_sample_axis_0() -> None:
-    with pytest.raises(ConversionError, match="sample_axis: got 1, expected 0"):
+def test_a_converter_may_know_samples_on_axis_0_only(register) -> None:
+    module = third_party()
+    register(foreign=module)
+    assert convert(Foreign(), sample_axis=0).inputs == ("x",)
+    with pytest.raises(ConversionError, match="sample_axis: got 1, but third_party knows samples on axis 0 only"):
         convert(Foreign(), sample_axis=1)
+    module.convert = lambda obj, example=None, *, sample_axis=0: foreign_net(obj, width=2 + sample_axis)
+    assert convert(Foreign(), sample_axis=1)["x"].shape == (3,)
+
+
+def test_a_complete_net_may_be_so_for_some_objects_only(register) -> None:
+    module = third_party()
+    module.COMPLETE = lambda obj: getattr(obj, "noisy", False)
+    register(foreign=module)
+    model = Foreign()
+    assert convert(model, noise=0.5).latents == ("h", "y")
+    model.noisy = True
+    assert convert(model).latents == ()
+    with pytest.raises(ConversionError, match=r"^noise: got 0\.5, but this model brings"):
+        convert(model, noise=0.5)
+
+
+TOY = """
+TAKES = "toy: a Toy"
+
+def accepts(obj):
+    return type(obj).__name__ == "Toy"
+
+def convert(obj, example=None, *, width=1):
+    from gbn.net import GaussianBayesNet
+    net = GaussianBayesNet()
+    net.add_input("x", width)
+    net.add_parameter("W", [[obj.slope] * 1] * width)
+    net.add("y", "Gemm", ["x", "W"])
+    return net
+"""
+USE = """
+import sys
+import gbn
+from gbn.conversion import converters
+
+class Toy:
+    slope = 3.0
+
+net = gbn.convert(Toy(), width=2, output_noise=0.5)
+print(net.forward({"x": [[1.0, 2.0]]})["y"], net.noise("y"), converters()[0].__name__)
+try:
+    gbn.convert(object())
+except gbn.ConversionError as error:
+    print("toy: a Toy" in str(error))
+"""
+
+
+def test_an_installed_third_party_distribution_is_found(tmp_path: Path) -> None:
+    """As pip leaves it: a module, and beside it the metadata with the entry point."""
+    (tmp_path / "toy_converter.py").write_text(TOY)
+    info = tmp_path / "toy_gbn-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-gbn\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{conversion.GROUP}]\ntoy = toy_converter\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(conversion.__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": path}
+    command = [sys.executable, "-W", "error", "-c", USE]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["[[9.]] Covariance(scalar, event=(1,), 0.5) toy_converter", "True"]
 
 
 def test_likelihood_is_what_is_asked_for(register) -> None:

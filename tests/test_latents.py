@@ -291,3 +291,22 @@ def test_a_noise_named_for_an_output_is_not_overwritten():
     net.add("y", "Gemm", ["x", "W"])
     assign_noise(net, noise={"y": 0.1})
     assert float(net.noise("y").value) == 0.1
+
+
+def test_an_affine_result_that_is_the_output_but_for_its_order_has_the_noise_of_the_output() -> None:
+    net = GaussianBayesNet()
+    net.add_input("x", (2, 3))
+    net.add_parameter("W", np.eye(3))
+    net.add("h", "Gemm", ["x", "W"])
+    net.add("turned", "Transpose", ["h"], perm=[0, 2, 1])
+    net.add("y", "Reshape", ["turned"], shape=[0, 6])
+    net.set_outputs(["y"])
+    assign_noise(net, noise=2.0, output_noise=0.5)
+    assert net.latents == ("y",)
+    assert float(net.noise("y").value) == 0.5
+    # One that something else reads as well is a variable of its own.
+    net.set_noise({"y": None})
+    net.add("z", "Tanh", ["h"])
+    net.set_outputs(["y", "z"])
+    assign_noise(net)
+    assert net.latents == ("h", "y", "z")

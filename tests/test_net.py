@@ -1,6 +1,7 @@
 """Building nets, what is refused and how, and the forward pass, samples and densities against numpy by hand."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from scipy import stats
 
 from gbn.errors import CovarianceError, EvidenceError, GbnError, GraphError, ShapeError, UnknownNameError
+from gbn.io import load
 from gbn.net import GaussianBayesNet
 
 Build = Callable[[GaussianBayesNet], object]
@@ -37,7 +39,7 @@ def net() -> GaussianBayesNet:
 
 REFUSED: dict[str, tuple[Build, type[GbnError], str]] = {
     "parent": (lambda n: n.add("y", "Tanh", ["hh"]), UnknownNameError, r"parent of 'y' 'hh'.*did you mean 'h'"),
-    "op": (lambda n: n.add("y", "Tahn", ["h"]), UnknownNameError, r"unknown op 'Tahn': did you mean 'Tanh'"),
+    "op": (lambda n: n.add("y", "Tahn", ["h"]), UnknownNameError, r"unknown op 'Tahn': did you mean 'Tan' or 'Tanh'"),
     "attribute": (lambda n: n.add("y", "Elu", ["h"], alhpa=1), UnknownNameError, r"'alhpa'.*did you mean 'alpha'"),
     "noise": (lambda n: n.add("y", "Tanh", ["h"], cov="share"), UnknownNameError, r"'share'.*'shared'.*add_noise"),
     "likelihood": (lambda n: n.add_likelihood("y", "bernouli", "h"), UnknownNameError, r"did you mean 'bernoulli'"),
@@ -165,6 +167,31 @@ class TestRoots:
         assert net["x"].needs_data
         assert net.noise("x") is None
 
+    def test_an_input_without_noise_is_a_known_one(self, tmp_path: Path) -> None:
+        """It has its mean as its value unless it is given another; every part of the library takes it so."""
+        net = GaussianBayesNet()
+        net.add_input("x", 2, mean=[1.0, 2.0], cov=3.0)
+        net.add("h", "Tanh", ["x"])
+        net.add_linear("y", {"h": np.eye(2)}, cov=0.1)
+        net.set_noise({"x": None})
+        assert not net["x"].needs_data
+        assert "x" not in net.noises
+        np.testing.assert_array_equal(net.forward()["x"], [[1.0, 2.0]])
+        net.save(tmp_path / "net.gbn")
+        for one in (net, net.linearize(), load(tmp_path / "net.gbn")):
+            post = one.query(None, {"y": [[0.5, np.nan]]})
+            np.testing.assert_array_equal(post.mean["x"], [[1.0, 2.0]])
+            np.testing.assert_array_equal(post.var["x"], 0)
+            np.testing.assert_allclose(post.mean["y"], [[0.5, np.tanh(2.0)]])
+            given = one.query(None, {"x": [[1.0, 2.0], [1.5, 2.5]]})
+            np.testing.assert_array_equal(given.mean["x"], [[1.0, 2.0], [1.5, 2.5]])
+            assert set(given.evidence.do) == {"x"}
+            np.testing.assert_array_equal(given.log_evidence, 0)
+            with pytest.raises(EvidenceError, match="'x': 1 entries are NaN, but an input without a prior"):
+                one.query(None, {"x": [[1.0, np.nan]]})
+            assert one.d_separated("h", "y", ["x"])
+        assert net.d_separated("h", "y")
+
     def test_values_are_copies_of_the_nets_dtype_and_read_only(self) -> None:
         given = np.ones((2, 2))
         net = GaussianBayesNet(np.float32)
@@ -247,6 +274,28 @@ class TestNoise:
         assert net.latents == ("x", "h")
         assert net["W"].random
         assert not net["W"].plated
+
+    def test_own_noises_go_with_their_last_use(self, tmp_path: Path) -> None:
+        net = GaussianBayesNet()
+        net.add_noise("shared", 1.0, (2,))
+        net.add_noise("spare", 1.0, (2,))
+        net.add_input("x", 2, cov=1.0)
+        net.add("a", "Tanh", ["x"], cov=0.3)
+        net.add("b", "Neg", ["a"], cov="a")
+        net.add("c", "Neg", ["b"], cov="shared")
+        net.set_noise({"a": None})
+        assert set(net.noises) == {"shared", "spare", "x", "a"}, "b still uses the noise of a"
+        net.set_noise({"b": 0.2, "c": 0.1})
+        assert set(net.noises) == {"shared", "spare", "x", "b", "c"}
+        net.set_noise({"c": "b", "b": "shared"})
+        assert set(net.noises) == {"shared", "spare", "x", "b"}
+        net.set_noise({"c": None})
+        net.set_prior("x", None, None)
+        assert set(net.noises) == {"shared", "spare"}
+        net.save(tmp_path / "net.gbn")
+        assert set(load(tmp_path / "net.gbn").noises) == {"shared", "spare"}
+        net.set_noise({"a": 0.5})
+        assert float(net.noises["a"].value) == 0.5
 
 
 class TestGraph:

@@ -187,3 +187,35 @@ def test_tables_of_engines_without_deviations_hold_nan():
     frame = net.query(["x"], {"y": [[1.0, 2.0]]}, engine="pc").to_frame()
     assert frame["std"].isna().all()
     assert frame["mean"].notna().all()
+
+
+@pytest.mark.parametrize("engine", ["exact", "bp", "vmp", "pc"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_callers_arrays_are_neither_read_later_nor_shown(engine, dtype):
+    net = GaussianBayesNet(dtype)
+    net.add_input("x", 2)
+    net.add_linear("h", {"x": np.eye(2)}, cov=0.5)
+    net.add_linear("y", {"h": np.eye(2)}, cov=0.5)
+    net.add_likelihood("t", "bernoulli", "y")
+    given = {"x": np.ones((1, 2), dtype), "y": np.array([[1.0, 2.0]], dtype), "t": np.array([[0.0, 1.0]], dtype)}
+    post = net.query(None, given, engine=engine)
+    expected = net.query(None, {name: value.copy() for name, value in given.items()}, engine=engine).mean["h"]
+    for value in given.values():
+        assert value.flags.writeable
+        value[...] = 100
+    for name in ("x", "y", "t"):
+        assert not post.mean[name].flags.writeable
+        assert not np.shares_memory(post.mean[name], given[name])
+        assert post.mean[name].max() < 3
+    np.testing.assert_array_equal(post.mean["h"], expected)
+    with pytest.raises(ValueError, match="read-only"):
+        post.mean["h"][...] = 0
+
+
+def test_tensors_are_copied_too():
+    torch = pytest.importorskip("torch")
+    net = tanh_chain((2, 3, 2), prior=1.0)
+    y = torch.ones(1, 2, dtype=torch.float64)
+    post = net.query(["y"], {"y": y})
+    y[:] = 5
+    np.testing.assert_array_equal(post.mean["y"], [[1.0, 1.0]])

@@ -124,7 +124,8 @@ def _add_convert(commands: Any) -> argparse.ArgumentParser:
     add = _command(commands, "convert", _convert, "turn a model into a .gbn file")
     add.add_argument(
         "source",
-        help=f"a file that a converter takes, such as model.pt2, or {_FACTORY_HELP} for the model, or (model, example)",
+        help=f"a file that a converter takes (.pt2, .onnx, .keras, .json, .yaml), or {_FACTORY_HELP} for the model, or "
+        "(model, example)",
     )
     add.add_argument("-o", "--output", required=True, metavar="NET", help="the .gbn file to write")
     example = add.add_mutually_exclusive_group()

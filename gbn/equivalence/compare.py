@@ -17,7 +17,7 @@ from gbn.conversion import convert
 from gbn.equivalence import losses, oracles
 from gbn.equivalence.losses import Loss
 from gbn.equivalence.report import Comparison, Report
-from gbn.errors import InferenceError, ShapeError
+from gbn.errors import EvidenceError, InferenceError, ShapeError
 from gbn.evidence import Evidence
 from gbn.net import GaussianBayesNet
 
@@ -127,6 +127,7 @@ def compare(
     losses.check_reduction(reduction)
     inference.check_options(engine, options)
     inputs = x if isinstance(x, tuple) else (x,)
+    _check_finite(inputs)
     if net is None:
         example = tuple(value[:2] for value in inputs)
         net = convert(model, example, latents=latents, noise=noise, output_noise=1.0, likelihood=chosen.likelihood)
@@ -174,6 +175,16 @@ class _Problem:
         """The loss of the net's own forward pass."""
         output = self.net.forward(self.evidence.do)[self.output]
         return self.loss.energy(output, self.target) * self.multiplier
+
+
+def _check_finite(inputs: tuple[Any, ...]) -> None:
+    """Raise EvidenceError before NaN in x can be taken for a fault of the conversion."""
+    for number, value in enumerate(inputs):
+        array = oracles.as_array(value)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            where = tuple(int(k) for k in np.argwhere(~np.isfinite(array))[0])
+            which = "x" if len(inputs) == 1 else f"x[{number}]"
+            raise EvidenceError(f"{which}: got {array[where]} at {where}; backprop needs finite inputs")
 
 
 def _problem(net: GaussianBayesNet, inputs: tuple[Any, ...], y: Array, loss: Loss, reduction: str) -> _Problem:

@@ -245,8 +245,7 @@ def _onnx_slots(model: Any) -> dict[str, Slot]:
     return {n: Slot(tuple(tensor.dims), partial(put, tensor), fault=fault(tensor)) for n, tensor in tensors()}
 
 
-# (package, class) of a base -> its slots.  A Keras model, which is a layer, may be a module of torch as well: it is
-# first.
+# (package, class) of a base -> its slots.  A Keras model is a layer, and may be a module of torch as well: it is first.
 _READERS: dict[tuple[str, str], Callable[[Any], dict[str, Slot]]] = {
     ("keras", "Layer"): _keras_slots,
     ("torch", "Module"): _torch_slots,

@@ -9,7 +9,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from gbn.errors import UnknownNameError
-from gbn.evidence import Evidence
+from gbn.evidence import Evidence, offered
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
@@ -86,7 +86,7 @@ def query(
     chosen = [n for n, v in net.vertices.items() if v.plated] if names is None else list(names)
     for name in chosen:
         if name not in net.vertices:
-            raise UnknownNameError("target", name, net.vertices)
+            raise UnknownNameError("target", name, offered(net, name))
     check_options(engine, options)
     post = solve(read.net, read, chosen, **options)
     post.options = options

@@ -38,7 +38,7 @@ def with_soft(net: GaussianBayesNet, values: Any, do: Any, soft: Mapping[str, An
     given = named_arrays(net, values)
     for name, pair in soft.items():
         if name not in net.vertices:
-            raise UnknownNameError("vertex in soft", name, net.vertices)
+            raise UnknownNameError("vertex in soft", name, [n for n, v in net.vertices.items() if _gaussian(v)])
         vertex = net[name]
         if vertex.kind == "likelihood":
             raise EvidenceError(f"soft evidence on {name!r}, a label: give class probabilities as evidence instead")
@@ -117,6 +117,10 @@ def _counterpart(world: GaussianBayesNet, vertex: Vertex, counterpart: Mapping[s
     error = world.add(_fresh(world, f"{vertex.name} (error)"), "Sub", [vertex.name, mean])
     moved = world.add(_fresh(world, f"{vertex.name} (counterfactual mean)"), op, parents, **vertex.attributes)
     return world.add(copy, "Add", [moved, error])
+
+
+def _gaussian(vertex: Vertex) -> bool:
+    return vertex.plated and vertex.kind != "likelihood"
 
 
 def _fresh(net: GaussianBayesNet, name: str) -> str:

@@ -2,11 +2,13 @@
 
 Observation space (:mod:`gbn.inference.observation_space`) is small where little is observed; the information form
 (:mod:`gbn.inference.information`) is cheap where the net is a long chain of narrow layers.  Both give the same answer.
+A net with nonlinearities is first linearised: by Taylor expansion or by regression, at a point of the user's choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,14 +16,17 @@ import numpy as np
 
 from gbn.errors import IllConditionedError, InferenceError
 from gbn.evidence import Evidence
+from gbn.graph import linear_given
+from gbn.inference import regression
 from gbn.inference.factors import Factors, one_row_a_pattern
 from gbn.inference.hidden import Structure
 from gbn.inference.information import InformationPosterior
 from gbn.inference.jacobians import is_entrywise
 from gbn.inference.observation_space import ObservationPosterior
+from gbn.inference.operating_point import Arrival, arrived, refuse_random_parameters
 from gbn.inference.operating_point import operating_point as chosen_point
-from gbn.inference.operating_point import refuse_random_parameters
 from gbn.inference.plan import Plan
+from gbn.inference.posterior_linearization import at_posterior
 from gbn.inference.solution import LinearizedPosterior, coordinates_observed
 from gbn.linearize import Linearization
 from gbn.maps import Contraction
@@ -33,6 +38,7 @@ __all__ = ["SOLVERS", "Repeated", "messages_at", "solve"]
 Array = np.ndarray[Any, Any]
 Patterns = tuple[Linearization, Array] | None
 SOLVERS = ("auto", "observations", "information", "cg")
+OPERATING_POINTS = ("forward", "equilibrium", "posterior")
 _DENSE_LIMIT = 1024
 # Multiplications that take as long as one vertex's visit by a sweep, and by an elimination and what belongs to it.
 _VISIT, _ELIMINATION = 3e4, 2e5
@@ -45,45 +51,72 @@ def solve(
     targets: Sequence[str],
     *,
     operating_point: str = "forward",
+    linearization: str | None = None,
     solver: str = "auto",
+    damping: float | None = None,
+    max_rounds: int | None = None,
     tol: float = 1e-6,
     dense_limit: int = _DENSE_LIMIT,
+    callback: Callable[[int, Mapping[str, float]], Any] | None = None,
     progress: bool | None = None,
 ) -> Posterior:
     """Engine "exact".
 
     Args:
-        operating_point: "forward" (the forward pass with the evidence clamped) or "equilibrium" (the minimum of the
-            free energy: the Laplace approximation).  On linear-Gaussian nets both give the same, exact posterior.
-        solver: "observations" (a system over what is observed), "information" (block elimination of what is hidden),
-            "cg" (conjugate gradients over what is observed: means, covariances and samples, no log-evidence), or
-            "auto": the one of least estimated cost; ``diagnostics["solver"]`` says which.
-        tol: gradient of the free energy at the equilibrium, relative to that at the forward pass.
+        operating_point: where a nonlinear net is linearised.  "forward": the forward pass with the evidence clamped;
+            "equilibrium": the minimum of the free energy (the Laplace approximation); "posterior": where the posterior
+            of the linearised net is (iterated posterior linearisation; with Taylor expansions, Gauss-Newton towards the
+            equilibrium).  Where all that is uncertain enters linearly, they give the same, exact posterior.
+        linearization: "taylor" (nonlinearities are expanded) or "moment" (entry-wise nonlinearities are regressed under
+            a Gaussian of their parent, by closed-form moments or quadrature, and what the regression leaves over counts
+            as independent noise: wider, and nearer to the mean where the noise is large; others are expanded).  The
+            Gaussian is that of the prior with the evidence clamped, at the forward point, or the posterior.  Default:
+            "moment" at the posterior, else "taylor".  ``diagnostics["regressed"]`` and ``["expanded"]`` say which
+            vertices were which.
+        solver: "observations" (a system over what is observed), "information" (block elimination of what is hidden;
+            not where nonlinearities were regressed, for what is left over may have no precision), "cg" (conjugate
+            gradients over what is observed: means, covariances and samples, no log-evidence), or "auto": the one of
+            least estimated cost; ``diagnostics["solver"]`` says which.
+        damping: at the posterior, the share of the old means and variances that stays, in [0, 1); None: 0, and more
+            for samples that oscillate.
+        max_rounds: most rounds of an iterated operating point (None: 100 at the posterior, 1000 at the equilibrium).
+        tol: of an iterated operating point: the gradient of the free energy relative to that at the forward pass, at
+            the equilibrium; at the posterior, the largest move of a mean in prior standard deviations, and of a
+            variance in prior variances.
         dense_limit: observed coordinates above which "observations" becomes "cg".
+        callback: called with the round and its figures; returning True stops.
         progress: show a bar (None: on a terminal only).
 
     Raises:
-        InferenceError: random parameters, an unknown operating point or solver, or one that cannot serve.
+        InferenceError: random parameters, unknown options, options that do not go together, or a solver that cannot
+            serve.
         SingularEvidenceError: the observed quantities determine one another (raised when S is first needed).
         IllConditionedError: the information form is spoilt by rounding, and observation space is too large.
     """
-    if solver not in SOLVERS:
-        raise InferenceError(f"solver: got {solver!r}, expected one of {', '.join(map(repr, SOLVERS))}")
+    linearization = linearization or ("moment" if operating_point == "posterior" else "taylor")
+    _check(operating_point, linearization, solver, damping, max_rounds, callback)
     refuse_random_parameters(net, evidence, "exact")
-    point, arrival = chosen_point(evidence, operating_point, tol=tol, progress=progress)
-    linear = net.is_linear()
-    patterns = one_row_a_pattern(point) if linear else None
-    choice = _choice(point, targets, patterns, solver, dense_limit)
-    solution, figures = _solved(choice, point, targets, patterns)
-    diagnostics = {
-        "operating_point": operating_point,
-        **arrival.diagnostics,
-        **figures,
-        "exact": "everything: the net is linear-Gaussian" if linear else "the posterior of the linearised net",
-        "approximate": "nothing"
-        if linear
-        else f"the net is replaced by its linearisation at the {operating_point} point",
-    }
+    linear = linear_given(evidence)
+    iterated: dict[str, Any] = {"tol": tol, "callback": callback, "progress": progress}
+    if max_rounds is not None:
+        iterated["max_rounds"] = max_rounds
+    if operating_point == "posterior" and not linear:
+
+        def infer(point: Linearization, asked: Sequence[str]) -> LinearizedPosterior:
+            return _chosen(point, asked, None, solver, dense_limit)[0]
+
+        use_moments = linearization == "moment"
+        point, outcome, found = at_posterior(
+            evidence, targets, infer, use_moments=use_moments, damping=damping, **iterated
+        )
+        arrival = arrived(outcome, found)
+    elif operating_point == "equilibrium":
+        point, arrival = chosen_point(evidence, operating_point, **iterated)
+    else:
+        point = regression.forward(evidence)[0] if linearization == "moment" else Linearization.forward(evidence)
+        arrival = Arrival() if operating_point == "forward" else Arrival(diagnostics={"stopped": "nothing to iterate"})
+    patterns = one_row_a_pattern(point) if net.is_linear() else None
+    solution, figures = _chosen(point, targets, patterns, solver, dense_limit)
     return Posterior(
         net,
         evidence,
@@ -92,8 +125,54 @@ def solve(
         solution,
         converged=arrival.converged,
         history=arrival.history,
-        diagnostics=diagnostics,
+        diagnostics={
+            "operating_point": operating_point,
+            "linearization": linearization,
+            **arrival.diagnostics,
+            **figures,
+            **_statement(point, operating_point, linear),
+        },
     )
+
+
+def _check(
+    operating_point: str, linearization: str, solver: str, damping: float | None, max_rounds: int | None, callback: Any
+) -> None:
+    choices = {
+        "solver": (solver, SOLVERS),
+        "operating_point": (operating_point, OPERATING_POINTS),
+        "linearization": (linearization, ("taylor", "moment")),
+    }
+    for option, (got, expected) in choices.items():
+        if got not in expected:
+            listed = ", ".join(map(repr, expected)) if len(expected) > 2 else " or ".join(map(repr, expected))
+            raise InferenceError(f"{option}: got {got!r}, expected {'one of ' * (len(expected) > 2)}{listed}")
+    if operating_point == "equilibrium" and linearization == "moment":
+        raise InferenceError(
+            "linearization='moment' needs the spread of a posterior, and the equilibrium is a point without one; use "
+            "operating_point='posterior', or linearization='taylor'"
+        )
+    if damping is not None and operating_point != "posterior":
+        raise InferenceError(f"damping belongs to operating_point='posterior', got {operating_point!r}")
+    if damping is not None and not 0 <= damping < 1:
+        raise InferenceError(f"damping: got {damping}, expected a number of at least 0 and below 1")
+    if operating_point == "forward" and (max_rounds is not None or callback is not None):
+        option = "max_rounds" if max_rounds is not None else "callback"
+        raise InferenceError(f"{option}: the forward point takes no rounds; use operating_point='posterior'")
+
+
+def _statement(point: Linearization, operating_point: str, linear: bool) -> dict[str, Any]:
+    """What is exact, what is not, and by which vertices."""
+    regressed = [name for name in point.net.vertices if name in point.spread]
+    by_vertex = {"regressed": regressed, "expanded": regression.expanded(point.evidence, regressed)}
+    if linear:
+        given = "" if point.net.is_linear() else ", given this evidence"
+        return {"exact": f"everything: the net is linear-Gaussian{given}", "approximate": "nothing", **by_vertex}
+    how = f"the net is replaced by its linearisation at the {operating_point} point"
+    if regressed:
+        under = "posterior" if operating_point == "posterior" else "prior, evidence clamped"
+        how += f"; what regressions under the {under} leave over counts as independent Gaussian noise"
+    return {"exact": "the posterior of the linearised net", "approximate": how, **by_vertex}
 
 
 def messages_at(point: Linearization) -> tuple[Mapping[str, Array], int]:
@@ -104,6 +183,13 @@ def messages_at(point: Linearization) -> tuple[Mapping[str, Array], int]:
     """
     size = coordinates_observed(point)
     return ObservationPosterior(point, (), None, size <= _DENSE_LIMIT).messages(), size
+
+
+def _chosen(
+    point: Linearization, targets: Sequence[str], patterns: Patterns, solver: str, dense_limit: int
+) -> tuple[LinearizedPosterior, dict[str, Any]]:
+    """The posterior by the solver asked for, or the cheaper one, with its diagnostics."""
+    return _solved(_choice(point, targets, patterns, solver, dense_limit), point, targets, patterns)
 
 
 class Repeated:
@@ -172,11 +258,19 @@ def _choice(point: Linearization, targets: Sequence[str], patterns: Patterns, so
             f"deterministic vertex {certain[0]!r} is observed, and has no precision; use solver='observations', or "
             f"give it noise with net.set_noise({{{certain[0]!r}: cov}})"
         )
-    if not forced and (solver != "auto" or certain or not size):
+    if forced and point.spread:
+        raise InferenceError(
+            f"solver='information' needs a precision of every noise, and what the regression of "
+            f"{next(iter(point.spread))!r} leaves over may have none; use solver='observations' or 'cg', or "
+            "linearization='taylor'"
+        )
+    if not forced and (solver != "auto" or certain or point.spread or not size):
         return _Choice(None, None, dense, False, figures)
+    start = time.perf_counter()
     structure = Structure.of(point, targets)
     systems = (patterns[0] if patterns else point).evidence.samples
-    plan, seconds, known = structure.plan(systems, -(-point.evidence.samples // systems))
+    plan, known = structure.plan(systems, -(-point.evidence.samples // systems))
+    seconds = time.perf_counter() - start
     costs = _costs(patterns[0] if patterns else point, structure, plan, targets, size)
     if not forced and not (costs["information"] <= costs["observations"] and plan.entries):
         return _Choice(None, None, dense, False, figures)

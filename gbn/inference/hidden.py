@@ -5,7 +5,6 @@ It is the same for all queries of a net that observe the same vertices and ask f
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -70,13 +69,12 @@ class Structure:
                 own[name] = nothing if point.closed(name) else arriving[name]
         return tuple(tuple(sorted(arriving[n] | own[n] if n in self.hidden else arriving[n])) for n in self.factors)
 
-    def plan(self, systems: int, columns: int) -> tuple[Plan, float, bool]:
+    def plan(self, systems: int, columns: int) -> tuple[Plan, bool]:
         """The elimination for that many systems of this structure with so many right-hand sides each.
 
         Returns:
-            the plan, the seconds it took, and whether it was known.
+            the plan, and whether it was known.
         """
-        start = time.perf_counter()
         # Powers of two: a plan is as good for a few rows more.
         key = ("plan", *(1 << (count - 1).bit_length() for count in (systems, columns)))
         known = key in self.notes
@@ -84,4 +82,4 @@ class Structure:
             hits = make_plan.cache_info().hits
             self.notes[key] = make_plan(self.sizes, self.variables, *key[1:])
             known = make_plan.cache_info().hits > hits
-        return self.notes[key], time.perf_counter() - start, known
+        return self.notes[key], known

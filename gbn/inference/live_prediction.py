@@ -8,7 +8,6 @@ neighbours are all it needs.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -154,18 +153,7 @@ class States(FreeEnergy):
         return self.join(values, np.zeros((self.evidence.samples, 0), self.net.dtype))
 
     def at(self, x: Array) -> Linearization:
-        given, errors = self.evidence.values, dict[str, Array]()
-        chosen = {**given, **self.split(x)}
-        for name in self.evidence.conditionals:
-            chosen[name] = np.where(self.evidence.masks[name], given[name], chosen[name])
-
-        def choose(name: str, mean: Array) -> Array:
-            errors[name] = chosen[name] - mean
-            return chosen[name]
-
-        rules = {name: partial(choose, name) for name in chosen}
-        values, maps = self.net.evaluate(self.evidence.do, self.evidence.samples, rules)
-        return Linearization(self.evidence, values, errors, maps)
+        return Linearization.at(self.evidence, self.split(x))
 
     def latent(self, point: Linearization, name: str, x: Array, pulled: Array | None) -> tuple[Array | None, Array]:
         message = self.net.noises[str(self.net[name].noise)].solve(point.errors[name])

@@ -7,6 +7,7 @@ Two sweeps apply S, the covariance of the observed quantities given everything e
     log p(evidence) = -½ (innovationᵀ S⁻¹ innovation + log |2πS|)
     Cov(v_a, v_b)   = p_aᵀ Q p_b - C_a S⁻¹ C_bᵀ,   p_a = pull(unit vectors at a),  C_a = y_observed of push(Q p_a)
 
+Where nonlinearities were regressed, Q stands for Q + Ω throughout: what regression left over is noise of its vertex.
 S is factored when few coordinates are observed, and solved by conjugate gradients when many are.  A label is a
 unit-noise pseudo-observation s of Lᵀ d at its logits, with Fisher information W = L Lᵀ and score L s: the Laplace step.
 """
@@ -14,7 +15,7 @@ unit-noise pseudo-observation s of Lᵀ d at its logits, with Fisher information
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,8 @@ import numpy as np
 
 from gbn.errors import ConvergenceWarning, InferenceError, SingularEvidenceError
 from gbn.gaussian import LOG_2PI
+from gbn.inference.conjugate_gradients import conjugate_gradients
+from gbn.inference.coordinates import Coordinates
 from gbn.inference.solution import LinearizedPosterior, per_sample
 from gbn.linearize import Linearization, Rule
 
@@ -29,80 +32,9 @@ __all__ = ["ObservationPosterior"]
 
 Array = np.ndarray[Any, Any]
 _CHUNK_ENTRIES = 2**24
-_CG_TOLERANCE = 1e-12
-
-
-class _Coordinates:
-    """The observed quantities in one vector per sample: Gaussian entries, then pseudo-observations of labels.
-
-    ``present``: which of them each sample has.  Shape: (samples, size).
-    """
-
-    def __init__(self, point: Linearization) -> None:
-        self.point = point
-        net, evidence = point.net, point.evidence
-        samples = evidence.samples
-        self.parts: list[tuple[str, Array]] = []
-        present: list[Array] = []
-        unit: list[Array] = []
-        for name, value in evidence.values.items():
-            label = net[name].kind == "likelihood"
-            known = ~np.isnan(value) if label else evidence.masks.get(name, np.True_)
-            known = np.broadcast_to(known, value.shape).reshape(samples, -1)
-            index = np.flatnonzero(known.any(axis=0))
-            self.parts.append((name, index))
-            present.append(known[:, index])
-            unit.append(np.full(len(index), float(label)))
-        self.present = np.concatenate([*present, np.zeros((samples, 0), bool)], axis=1)
-        self.unit_noise = np.concatenate([*unit, np.zeros(0)])
-        self.size = self.present.shape[1]
-
-    def scatter(self, u: Array) -> dict[str, Array]:
-        """What each observed vertex sends.  u shape: (*lead, samples, size) -> (*lead, samples, *event)."""
-        net, out, start = self.point.net, {}, 0
-        u = (u * self.present).astype(net.dtype, copy=False)
-        for name, index in self.parts:
-            vertex = net[name]
-            full = np.zeros((*u.shape[:-1], vertex.size), net.dtype)
-            full[..., index] = u[..., start : start + len(index)]
-            full = full.reshape(*u.shape[:-1], *vertex.shape)
-            out[name] = self._label(name, full, "root") if vertex.kind == "likelihood" else full
-            start += len(index)
-        return out
-
-    def gather(self, reactions: Mapping[str, Array], lead: tuple[int, ...] = ()) -> Array:
-        """The observed entries of what each vertex received.  Shape: (*lead, samples, size), in float64."""
-        net, samples = self.point.net, self.point.evidence.samples
-        columns = [np.zeros((*lead, samples, 0))]
-        for name, index in self.parts:
-            y = reactions.get(name)
-            if y is None:
-                columns.append(np.zeros((*lead, samples, len(index))))
-                continue
-            y = self._label(name, y, "root_adjoint") if net[name].kind == "likelihood" else y
-            columns.append(y.reshape(*lead, samples, -1)[..., index])
-        return np.concatenate(columns, axis=-1, dtype=np.float64) * self.present
-
-    def _label(self, name: str, v: Array, factor: str) -> Array:
-        net = self.point.net
-        present = ~np.isnan(self.point.evidence.values[name])
-        apply: Callable[..., Array] = getattr(net.label_of(name), factor)
-        return apply(self.point.values[net[name].parents[0]], v, present.astype(net.dtype))
-
-    def whitened_scores(self) -> Array:
-        """s of the labels, zero elsewhere.  Shape: (samples, size)."""
-        point = self.point
-        scores = {
-            name: point.net.label_of(name).whitened_score(point.values[point.net[name].parents[0]], value)
-            for name, value in point.evidence.values.items()
-            if point.net[name].kind == "likelihood"
-        }
-        columns = [np.zeros((point.evidence.samples, 0))]
-        for name, index in self.parts:
-            score = scores.get(name)
-            shape = (point.evidence.samples, len(index))
-            columns.append(np.zeros(shape) if score is None else score.reshape(len(score), -1)[:, index])
-        return np.concatenate(columns, axis=1, dtype=np.float64)
+# The relative residual above which an answer by conjugate gradients is not taken for one.
+_CG_ACCEPTED = 1e-6
+_MOST_ROWS = 8
 
 
 class _System:
@@ -112,13 +44,17 @@ class _System:
     pattern, and ``pattern`` says which of them stands for each sample.
     """
 
-    def __init__(self, point: Linearization, by_pattern: _System | None = None, pattern: Array | None = None) -> None:
-        self.point, self.coordinates = point, _Coordinates(point)
-        self.by_pattern = by_pattern or self
-        self.pattern = np.arange(point.evidence.samples) if pattern is None else pattern
+    def __init__(self, point: Linearization, patterns: tuple[Linearization, Array] | None = None) -> None:
+        self.point, self.coordinates = point, Coordinates(point)
+        self.pattern = patterns[1] if patterns else np.arange(point.evidence.samples)
+        self.by_pattern = _System(patterns[0]) if patterns else self
+        # Which row here stands for each sample, for messages.
+        self.row_of = np.arange(point.evidence.samples)
+        self.by_pattern.row_of = self.pattern
         net, evidence = point.net, point.evidence
         self.observed = [name for name, _ in self.coordinates.parts]
-        self.noisy = [name for name in net.latents if name not in evidence.do]
+        noisy = {*net.latents, *point.spread} - set(evidence.do)
+        self.noisy = [name for name in net.vertices if name in noisy]
 
     def pull(self, sources: Mapping[str, Array], wanted: Iterable[str]) -> dict[str, Array]:
         """λ from what some vertices send; an observed entry sends that and nothing else."""
@@ -140,14 +76,17 @@ class _System:
     def push(
         self, messages: Mapping[str, Array], wanted: Iterable[str] | None, more: Mapping[str, Array] | None = None
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """push(Q λ + more): reactions y and deviations d."""
+        """push((Q + Ω) λ + more): reactions y and deviations d."""
         net, more = self.point.net, more or {}
 
         def source(name: str) -> Array | None:
-            noise = net.noise(name)
-            response = noise.apply(messages[name]) if noise is not None and name in messages else None
-            extra = more.get(name)
-            return extra if response is None else response if extra is None else response + extra
+            message, noise, spread = messages.get(name), net.noise(name), self.point.spread.get(name)
+            parts = [more[name]] if name in more else []
+            if message is not None and noise is not None:
+                parts.append(noise.apply(message))
+            if message is not None and spread is not None:
+                parts.append(spread * message)
+            return sum(parts[1:], parts[0]) if parts else None
 
         return self.point.push(source, wanted)
 
@@ -176,29 +115,38 @@ class _System:
         """log |S|, over what each sample observes; raises SingularEvidenceError.  Shape: (samples,)."""
         diagonal = np.diagonal(self.matrix, axis1=1, axis2=2)
         scale = np.sqrt(np.maximum(diagonal, np.finfo(float).tiny))
-        try:
-            factor = np.linalg.cholesky(self.matrix / (scale[:, :, None] * scale[:, None, :]))
-        except np.linalg.LinAlgError:
-            raise self._singular() from None
-        pivots = np.diagonal(factor, axis1=1, axis2=2)
+        scaled = self.matrix / (scale[:, :, None] * scale[:, None, :])
         resolution = 10 * np.finfo(self.point.net.dtype).eps
+        try:
+            pivots = np.diagonal(np.linalg.cholesky(scaled), axis1=1, axis2=2)
+        except np.linalg.LinAlgError:
+            raise self.singular([p for p, one in enumerate(scaled) if not _is_definite(one, resolution)]) from None
         if (pivots**2 < resolution).any():
-            raise self._singular()
+            raise self.singular(np.flatnonzero((pivots**2 < resolution).any(axis=1)))
         return 2 * (np.log(pivots) + np.log(scale)).sum(axis=1)
 
-    def _singular(self) -> SingularEvidenceError:
+    def singular(self, bad: Sequence[int] | Array) -> SingularEvidenceError:
+        """The error that names what is singular, and for which samples.
+
+        bad: rows of this system.
+        """
         net = self.point.net
-        certain = [name for name in self.observed if net[name].kind != "likelihood" and net.noise(name) is None]
+        rows = np.flatnonzero(np.isin(self.row_of, bad))
+        parts = np.repeat(np.arange(len(self.observed)), [len(index) for _, index in self.coordinates.parts])
+        here = [self.observed[k] for k in np.unique(parts[self.coordinates.present[bad[0]]])] if len(bad) else []
+        where = _rows(rows, len(self.row_of))
+        certain = [name for name in here if net[name].kind != "likelihood" and net.noise(name) is None]
+        certain = [name for name in certain if name not in self.point.spread]
         if certain:
             label = f"{certain[0]}.label"
             instead = f"observe its label {label!r} instead" if label in net else "observe less of it"
             return SingularEvidenceError(
-                f"evidence on deterministic vertex {certain[0]!r}: it is determined (or contradicted) by what else is "
-                f"observed, so its density does not exist; {instead}, or give it noise with "
+                f"evidence on deterministic vertex {certain[0]!r}{where}: it is determined (or contradicted) by what "
+                f"else is observed, so its density does not exist; {instead}, or give it noise with "
                 f"net.set_noise({{{certain[0]!r}: cov}})"
             )
         return SingularEvidenceError(
-            f"the observed vertices {self.observed} nearly determine one another: their covariance is singular in "
+            f"the observed vertices {here}{where} nearly determine one another: their covariance is singular in "
             f"{net.dtype}; raise their noise, observe fewer of them, or use float64"
         )
 
@@ -207,7 +155,7 @@ class _System:
         if not right.size:
             return right
         if not dense:
-            return _conjugate_gradients(self.product, right)
+            return self._iterated(right)
         _ = self.by_pattern.logdet
         matrix = self.by_pattern.matrix
         columns = np.moveaxis(right.reshape(-1, *right.shape[-2:]), 0, -1)
@@ -221,6 +169,24 @@ class _System:
                 answer = np.linalg.solve(one, stacked.reshape(len(one), -1)).reshape(stacked.shape)
                 solved[rows] = np.moveaxis(answer, 0, 1)
         return np.moveaxis(solved, -1, 0).reshape(right.shape)
+
+    def _iterated(self, right: Array) -> Array:
+        """By conjugate gradients; raises SingularEvidenceError, and warns where they do not arrive."""
+        u, gap, flat = conjugate_gradients(self.product, right, 10 * float(np.finfo(self.point.net.dtype).eps))
+        samples = right.shape[-2]
+        stuck = (flat & (gap > _CG_ACCEPTED)).reshape(-1, samples).any(axis=0)
+        if stuck.any():
+            raise self.singular(np.flatnonzero(stuck))
+        if gap.max(initial=0) > _CG_ACCEPTED:
+            rows = np.flatnonzero((gap > _CG_ACCEPTED).reshape(-1, samples).any(axis=0))
+            warnings.warn(
+                f"conjugate gradients stopped at a relative residual of {gap.max():.1e}"
+                f"{_rows(np.flatnonzero(np.isin(self.row_of, rows)), len(self.row_of))}; raise "
+                "dense_limit, or the noise of the observed vertices",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return u
 
 
 class ObservationPosterior(LinearizedPosterior):
@@ -242,7 +208,7 @@ class ObservationPosterior(LinearizedPosterior):
         dense: bool,
     ) -> None:
         super().__init__(point, targets)
-        self.system = _System(point, _System(patterns[0]), patterns[1]) if patterns else _System(point)
+        self.system = _System(point, patterns)
         self.coordinates, self.pattern = self.system.coordinates, self.system.pattern
         self.dense = dense
 
@@ -327,10 +293,15 @@ class ObservationPosterior(LinearizedPosterior):
         """Draws of the prior, each corrected by the response to its own innovation."""
         samples, dtype, lead = self.evidence.samples, self.net.dtype, (n,)
         more: dict[str, Array] = {name: np.broadcast_to(r, (*lead, *r.shape)) for name, r in self._residuals.items()}
+
+        def white(name: str) -> Array:
+            return np.asarray(rng.standard_normal((*lead, samples, *self.net[name].shape)), dtype)
+
         for name in self.system.noisy:
-            draw = rng.standard_normal((*lead, samples, *self.net[name].shape)).astype(dtype)
-            noise = self.net.noise(name).root(draw)  # type: ignore[union-attr]
-            more[name] = noise + more[name] if name in more else noise
+            noise, spread = self.net.noise(name), self.point.spread.get(name)
+            parts = [noise.root(white(name))] if noise is not None else []
+            parts += [np.sqrt(spread) * white(name)] if spread is not None else []
+            more[name] = sum(parts, more.get(name, dtype.type(0)))
         unit = self.coordinates.unit_noise * rng.standard_normal((*lead, samples, self.coordinates.size))
         innovation = self._innovation(more, self.coordinates.whitened_scores() - unit * self.coordinates.present, lead)
         u = self.system.solve(innovation, self.dense)
@@ -377,29 +348,16 @@ def _chunks(point: Linearization, size: int) -> Iterator[Array]:
     return (np.arange(start, min(start + width, size)) for start in range(0, size, width))
 
 
-def _conjugate_gradients(product: Callable[[Array], Array], right: Array) -> Array:
-    """Solve S u = right, every row on its own.  Hestenes & Stiefel (1952), with all rows in one product."""
-    u, residual = np.zeros_like(right), right.copy()
-    direction = residual.copy()
-    square = (residual * residual).sum(axis=-1, keepdims=True)
-    goal = square * _CG_TOLERANCE**2
-    for _ in range(10 * right.shape[-1]):
-        active = square > goal
-        if not active.any():
-            return u
-        image = product(direction)
-        curvature = (direction * image).sum(axis=-1, keepdims=True)
-        length = np.where(active & (curvature > 0), square / np.where(curvature > 0, curvature, 1), 0)
-        u += length * direction
-        residual -= length * image
-        before, square = square, (residual * residual).sum(axis=-1, keepdims=True)
-        direction = residual + np.where(active, square / np.where(before > 0, before, 1), 0) * direction
-    worst = float(np.sqrt((square / np.where(goal > 0, goal, 1)).max())) * _CG_TOLERANCE
-    if worst > 1e-6:
-        warnings.warn(
-            f"conjugate gradients stopped at a relative residual of {worst:.1e}; raise dense_limit, or the noise of "
-            "the observed vertices",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
-    return u
+def _is_definite(matrix: Array, resolution: float) -> bool:
+    try:
+        return bool((np.diagonal(np.linalg.cholesky(matrix)) ** 2 >= resolution).all())
+    except np.linalg.LinAlgError:
+        return False
+
+
+def _rows(rows: Array, samples: int) -> str:
+    """A clause that names some rows; nothing where it is all of them."""
+    if len(rows) == samples:
+        return ""
+    listed = ", ".join(map(str, rows[:_MOST_ROWS])) + (f" and {len(rows) - _MOST_ROWS} more" * (len(rows) > _MOST_ROWS))
+    return f" (row{'s' * (len(rows) > 1)} {listed})"

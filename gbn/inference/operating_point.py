@@ -9,10 +9,11 @@ from typing import Any
 from gbn.errors import InferenceError
 from gbn.evidence import Evidence
 from gbn.inference import predictive_coding
+from gbn.inference.loop import Outcome
 from gbn.linearize import Linearization
 from gbn.net import GaussianBayesNet
 
-__all__ = ["Arrival", "operating_point", "refuse_random_parameters"]
+__all__ = ["Arrival", "arrived", "operating_point", "refuse_random_parameters"]
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,18 @@ class Arrival:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
 
 
-def operating_point(
-    evidence: Evidence, chosen: str, *, tol: float = 1e-6, progress: bool | None = None
-) -> tuple[Linearization, Arrival]:
+def arrived(outcome: Outcome, figures: Mapping[str, Any]) -> Arrival:
+    """How an iteration ended, with its figures."""
+    return Arrival(outcome.converged, outcome.history, {**figures, "stopped": outcome.reason})
+
+
+def operating_point(evidence: Evidence, chosen: str, **iterated: Any) -> tuple[Linearization, Arrival]:
     """The net linearised there.
 
     Args:
         chosen: "forward" (the forward pass with the evidence clamped) or "equilibrium" (the minimum of the free
             energy).
-        tol: gradient at the equilibrium, relative to that at the forward pass.
+        iterated: of :func:`gbn.inference.predictive_coding.equilibrium`.
 
     Raises:
         InferenceError: another name.
@@ -40,8 +44,8 @@ def operating_point(
     if chosen == "forward":
         return Linearization.forward(evidence), Arrival()
     if chosen == "equilibrium":
-        point, outcome, figures = predictive_coding.equilibrium(evidence, tol=tol, progress=progress)
-        return point, Arrival(outcome.converged, outcome.history, figures | {"stopped": outcome.reason})
+        point, outcome, figures = predictive_coding.equilibrium(evidence, **iterated)
+        return point, arrived(outcome, figures)
     raise InferenceError(f"operating_point: got {chosen!r}, expected 'forward' or 'equilibrium'")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gbn.errors import InferenceError, UnknownNameError
-from gbn.evidence import Evidence
+from gbn.evidence import Evidence, offered
 from gbn.graph import linear_given
 from gbn.inference import check_options, query, solver
 from gbn.inference.augment import seen_as, twin
@@ -51,12 +51,13 @@ def mutual_information(
 def most_probable(post: Posterior) -> Mapping[str, Array]:
     """vertex -> the value where the posterior density of the noises is highest.
 
-    The mean, where the answer is the exact posterior of a linear-Gaussian net, or was taken at the equilibrium; else
+    The mean, where the answer is the exact posterior of a linear-Gaussian net, or was taken at the equilibrium (or, by
+    Taylor expansions, at the posterior, which is the same point); else
     the point of least free energy, found by predictive coding.
     """
-    exact = post.engine == "exact" and (
-        post.diagnostics.get("operating_point") == "equilibrium" or linear_given(post.asked)
-    )
+    told = post.diagnostics
+    at_mode = told.get("operating_point") != "forward" and told.get("linearization") == "taylor"
+    exact = post.engine == "exact" and (at_mode or linear_given(post.asked))
     if exact or (post.engine == "pc" and post.diagnostics.get("prediction") == "live"):
         return post.mean
     found = solver("pc")(post.asked.net, post.asked, post.targets, prediction="live")
@@ -103,9 +104,16 @@ def counterfactual(
     chosen = chosen if names is None else list(names)
     for name in chosen:
         if name not in net.vertices:
-            raise UnknownNameError("target", name, net.vertices)
+            raise UnknownNameError("target", name, offered(net, name))
     if "soft" in options:
         raise InferenceError("soft: a counterfactual takes hard evidence only; give a noisy copy of the vertex instead")
+    if "moment" in (options.get("linearization"), options.get("moments")) or (
+        options.get("operating_point") == "posterior" and options.get("linearization") != "taylor"
+    ):
+        raise InferenceError(
+            "linearization='moment': a counterfactual keeps the noises of the net, and what a regression leaves over "
+            "is none of them; use linearization='taylor'"
+        )
     check_options(engine, options)
     facts, shown, counterpart = twin(net, evidence, do, chosen)
     asked = [counterpart.get(name, name) for name in chosen]

@@ -306,7 +306,7 @@ class Design:
         if rows * total > _MOST_TRIALS:
             raise LearningError(
                 f"{self.mean.name!r}: its {rows} coefficients are sums of {total} parameter entries, too many to solve "
-                f"for; freeze some of {list(self.block)}, or use method='local'"
+                f"for; freeze some of {list(self.block)}"
             )
         width = max(1, _CHUNK // rows)
         parts = []

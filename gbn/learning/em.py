@@ -54,6 +54,10 @@ def learner(
 ) -> EM:
     """EM at work on a net.
 
+    Figures of a round: ``log_evidence`` of all rows, in nats (``minus_free_energy`` with another engine than "exact");
+    ``objective``, that plus the log-priors on weights and noises; ``change``, what the round gained in nats per
+    observed number; ``start``, 0 or the number of a restart.
+
     Args:
         max_iter: iterations at most, for each start.
         tol: stop when an iteration gains no more than this, in nats per observed number; None: make all iterations.

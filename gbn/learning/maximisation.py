@@ -83,8 +83,12 @@ def maximise(
         notes: takes a sentence for each thing that the data did not determine.
     """
     values = {n: v.value for n, v in net.vertices.items() if v.value is not None}
+    users: dict[str, list[int]] = {}
+    for number, (family, _) in enumerate(parts):
+        for name in family.learned:
+            users.setdefault(name, []).append(number)
     for group in groups:
-        concerned = [(f, m) for f, m in parts if not group.isdisjoint(f.learned)]
+        concerned = [parts[number] for number in sorted({k for name in group for k in users.get(name, ())})]
         if not concerned:
             continue
         values |= _weights(net, concerned, group, values, priors, notes)
@@ -99,7 +103,7 @@ def parameter_groups(families: Sequence[Family]) -> list[set[str]]:
 
     def root(name: str) -> str:
         while parent[name] != name:
-            name = parent[name]
+            parent[name] = name = parent[parent[name]]
         return name
 
     conflicts: set[frozenset[str]] = set()
@@ -112,15 +116,16 @@ def parameter_groups(families: Sequence[Family]) -> list[set[str]]:
         conflicts |= {
             frozenset((a, b)) for i, one in enumerate(blocks) for c in blocks[i + 1 :] for a in one for b in c
         }
-    out: list[set[str]] = []
+    together: dict[str, list[set[str]]] = {}
     for name in parent:
-        for group in out:
-            if root(next(iter(group))) == root(name) and not any(frozenset((name, g)) in conflicts for g in group):
+        groups = together.setdefault(root(name), [])
+        for group in groups:
+            if not conflicts or not any(frozenset((name, other)) in conflicts for other in group):
                 group.add(name)
                 break
         else:
-            out.append({name})
-    return out
+            groups.append({name})
+    return [group for groups in together.values() for group in groups]
 
 
 def _weights(

@@ -175,10 +175,10 @@ def local_response_normalization(
 
     ∂y_i/∂x_j = s_i^-β [i = j] - (2 α β / size) x_i s_i^(-β-1) x_j for j in the window around i.
     """
-    before, after = (size - 1) // 2, size // 2
     channels = x.shape[1]
-    squares = np.moveaxis(x * x, 1, -1)
-    sums = arrays.window_sum(squares, kernel=(size,), strides=(1,), dilations=(1,), pads=(before, after))
+    before, after = min((size - 1) // 2, channels), min(size // 2, channels)
+    squares, width = np.moveaxis(x * x, 1, -1), before + after + 1
+    sums = arrays.window_sum(squares, kernel=(width,), strides=(1,), dilations=(1,), pads=(before, after))
     sums = np.moveaxis(sums, -1, 1)
     s = bias + alpha / size * sums
     power = s**-beta

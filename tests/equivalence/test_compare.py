@@ -358,6 +358,16 @@ def test_wrong_targets() -> None:
         compare(mlp(), x, y - 10, loss="bce")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_x_that_is_not_finite_is_not_blamed_on_the_conversion(value: float) -> None:
+    x, y = batch()
+    x[3, 1] = value
+    with pytest.raises(EvidenceError, match=rf"x: got {value} at \(3, 1\); backprop needs finite inputs"):
+        compare(mlp(), x, y)
+    with pytest.raises(EvidenceError, match=rf"x\[1\]: got {value} at \(3, 1\)"):
+        compare(mlp(), (batch()[0], x), y)
+
+
 def test_models_that_cannot_be_compared() -> None:
     x, y = batch()
     with pytest.raises(InferenceError, match="no parameter that requires a gradient"):

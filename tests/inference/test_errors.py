@@ -96,6 +96,30 @@ def test_bad_evidence(net, evidence, do, error, message, engine):
     assert isinstance(caught.value, KeyError if error is UnknownNameError else ValueError)
 
 
+def test_only_what_may_be_given_or_asked_for_is_offered():
+    """Weights are no evidence; as targets and interventions they are offered where they are what was nearly said."""
+    net = GaussianBayesNet()
+    net.add_input("x", 2, mean=0.0, cov=1.0)
+    for layer in range(3):
+        net.add_linear(f"h{layer}", {"x": np.eye(2)}, bias=[0.0, 1.0], cov=1.0)
+    with pytest.raises(UnknownNameError) as caught:
+        net.query(None, {"h0.bia": X})
+    assert str(caught.value) == "unknown vertex 'h0.bia': known are 'x', 'h0', 'h1', 'h2'"
+    with pytest.raises(UnknownNameError) as caught:
+        net.query(["zzzzz"])
+    assert str(caught.value) == "unknown target 'zzzzz': known are 'x', 'h0', 'h1', 'h2'"
+    with pytest.raises(UnknownNameError, match=r"unknown target 'h0.bia': did you mean 'h0.bias'"):
+        net.query(["h0.bia"])
+    with pytest.raises(UnknownNameError, match=r"unknown vertex 'h0.bia': did you mean 'h0.bias'"):
+        net.query(None, do={"h0.bia": [0.0, 0.0]})
+    with pytest.raises(UnknownNameError) as caught:
+        net.query(None, soft={"h0.bia": (0.0, 1.0)})
+    assert str(caught.value) == "unknown vertex in soft 'h0.bia': known are 'x', 'h0', 'h1', 'h2'"
+    with pytest.raises(UnknownNameError) as caught:
+        net.counterfactual({}, {"x": [0.0, 0.0]}, ["h9"])
+    assert "weight" not in str(caught.value)
+
+
 def test_an_input_without_prior_is_asked_for(net):
     for options in ({}, {"engine": "pc"}, {"engine": "pc", "prediction": "live"}):
         with pytest.raises(
@@ -121,7 +145,10 @@ def test_unknown_targets_and_engines(net):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"operating_point": "middle"}, "operating_point: got 'middle', expected 'forward' or 'equilibrium'"),
+        (
+            {"operating_point": "middle"},
+            "operating_point: got 'middle', expected one of 'forward', 'equilibrium', 'posterior'",
+        ),
         ({"engine": "pc", "prediction": "both"}, "prediction: got 'both', expected 'fixed' or 'live'"),
         (
             {"engine": "pc", "schedule": "zigzag"},

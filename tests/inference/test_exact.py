@@ -216,6 +216,39 @@ def test_deterministic_evidence_that_follows_from_other_evidence_is_singular(obs
         _ = observable_sum.query(["a"], evidence).mean["a"]
 
 
+@pytest.mark.parametrize("solver", ["observations", "cg"])
+def test_singular_rows_are_named_by_every_solver(observable_sum, solver):
+    """Rows 1 and 4 contradict themselves; the others must not be blamed, whether they share a pattern or not."""
+    s, d, b = np.tile([1.0, 2.0], (6, 1)), np.tile([0.0, 1.0], (6, 1)), np.full((6, 2), np.nan)
+    b[[1, 4], 0], d[3] = -1.0, np.nan
+    evidence = {"s": s, "d": d, "b": b}
+    with pytest.raises(SingularEvidenceError, match=r"deterministic vertex 's' \(rows 1, 4\): .*set_noise"):
+        _ = observable_sum.query(["a"], evidence, solver=solver).mean["a"]
+    keep = [0, 2, 3, 5]
+    post = observable_sum.query(["a"], {name: value[keep] for name, value in evidence.items()}, solver=solver)
+    assert np.isfinite(post.mean["a"]).all()
+    b[:, 0] = -1.0
+    with pytest.raises(SingularEvidenceError, match=r"deterministic vertex 's' \(rows 0, 1, 2, 4, 5\): "):
+        _ = observable_sum.query(["a"], evidence, solver=solver).mean["a"]
+    d[3] = 0.0
+    with pytest.raises(SingularEvidenceError, match=r"deterministic vertex 's': "):
+        _ = observable_sum.query(["a"], evidence, solver=solver).mean["a"]
+
+
+def test_singular_rows_of_a_nonlinear_net_and_of_many():
+    net = GaussianBayesNet()
+    net.add_input("x", 1, mean=0.5, cov=1.0)
+    net.add("h", "Tanh", ["x"])
+    net.add("g", "Neg", ["h"])
+    x = np.full((20, 1), np.nan)
+    x[5:18] = 0.1
+    evidence = {"x": x, "h": np.full((20, 1), 0.3)}
+    with pytest.raises(SingularEvidenceError, match=r"'h' \(rows 5, 6, 7, 8, 9, 10, 11, 12 and 5 more\)"):
+        _ = net.query(["g"], evidence).mean["g"]
+    with pytest.raises(SingularEvidenceError, match=r"'h' \(row 3\)"):
+        _ = net.query(["g"], {"x": x[2:6], "h": evidence["h"][2:6]}).log_evidence
+
+
 def test_noisy_evidence_that_is_nearly_singular_is_named():
     net = GaussianBayesNet()
     net.add_input("x", 1, mean=0.0, cov=1e16)

@@ -171,7 +171,7 @@ class TestMutualInformation:
             return np.linalg.slogdet(dense.cov[np.ix_(index, index)])[1]
 
         expected = 0.5 * (logdet(i) + logdet(j) - logdet(np.concatenate([i, j])))
-        np.testing.assert_allclose(got, np.full(3, expected), rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(got, np.full(3, expected), rtol=1e-10, atol=1e-10)
 
     def test_extremes(self, chain):
         chain.add("z", "Neg", ["a"])
@@ -224,8 +224,8 @@ class TestFromThePosterior:
             np.testing.assert_allclose(joint.cov[n], dense.cov[np.ix_(index, index)], rtol=1e-9, atol=1e-9 * scale)
             mean, cov, _ = conditioned(dense.mean, dense.cov, dense.where[names[-1]], value[n].reshape(-1))
             index = index[: -net[names[-1]].size]
-            np.testing.assert_allclose(conditional.mean[n], mean[index], rtol=1e-8, atol=1e-8 * scale)
-            np.testing.assert_allclose(conditional.cov[n], cov[np.ix_(index, index)], rtol=1e-8, atol=1e-8 * scale)
+            np.testing.assert_allclose(conditional.mean[n], mean[index], rtol=1e-10, atol=1e-10 * scale)
+            np.testing.assert_allclose(conditional.cov[n], cov[np.ix_(index, index)], rtol=1e-10, atol=1e-10 * scale)
 
     def test_a_joint_is_one_gaussian_a_sample(self, chain):
         post = chain.query(["y", "x", "a"], {"y": [[0.0], [1.0]]})
@@ -282,7 +282,7 @@ class TestFromThePosterior:
                 expected = kl(
                     after.mean[i], after.cov[np.ix_(i, i)], before.prior_mean[i], before.prior_cov[np.ix_(i, i)]
                 )
-                np.testing.assert_allclose(got[n], expected, rtol=1e-7, atol=1e-8)
+                np.testing.assert_allclose(got[n], expected, rtol=1e-10, atol=1e-10)
 
     def test_kl_where_there_is_no_density(self, chain):
         chain.add("copies", "Concat", ["a", "a"], axis=1)

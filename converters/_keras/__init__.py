@@ -1,0 +1,1 @@
+"""Parts of the Keras converter; what it offers is in :mod:`converters.keras`."""
