@@ -25,6 +25,7 @@ from gbn.learning.numbers import Frozen, with_values
 from gbn.learning.regressions import Family, read_families
 
 if TYPE_CHECKING:
+    from gbn.learning.stepwise import Stepwise
     from gbn.net import GaussianBayesNet
 
 __all__ = ["EM", "learner"]
@@ -51,8 +52,17 @@ def learner(
     noise_prior: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
     variance_floor: float = 1e-9,
     standard_errors: bool = False,
-) -> EM:
-    """EM at work on a net.
+    batch_size: int | None = None,
+    epochs: int = 15,
+    step_size: float | None = None,
+    step_decay: float = 0.5,
+    linearisations: int = 2,
+    samples: int | None = None,
+    damping: float = 0.01,
+    noise_decay: float = 1.0,
+) -> EM | Stepwise:
+    """EM at work on a net: on all rows in every iteration, or with ``batch_size`` stepwise
+    (:mod:`gbn.learning.stepwise`), which also takes nets that are nonlinear in what is hidden.
 
     Figures of a round: ``log_evidence`` of all rows, in nats (``minus_free_energy`` with another engine than "exact");
     ``objective``, that plus the log-priors on weights and noises; ``change``, what the round gained in nats per
@@ -76,6 +86,15 @@ def learner(
             observed of its vertices (where nothing was, to its initial variance).
         standard_errors: of all that was learned, from the observed information
             (:func:`gbn.learning.standard_errors.standard_errors`); costs two E-steps for each number learned.
+        batch_size: rows for each step of stepwise EM; None: plain EM.  What follows is of stepwise EM, which has no
+            use for max_iter, tol, px, restarts and standard_errors, and no other engine than "exact".
+        epochs: passes over the data.
+        step_size: the share of the statistics that a batch replaces; None: (t + 1)^-step_decay at step t.
+        step_decay: above 0 and at most 1; the statistics converge above ½ (Cappé & Moulines).
+        linearisations: how often the net is linearised for a batch.
+        samples: posterior draws for each row, from which covariances are taken, where exact ones cost too much.
+        damping: rows that agree with the net as it is, which every M-step adds to the running ones, relative to them.
+        noise_decay: factor of hidden noises that are not learned, after every epoch.
 
     Raises:
         LearningError: CPDs that are no regressions on what is learned, a net that is nonlinear in what is hidden, or
@@ -99,6 +118,17 @@ def learner(
         floor={} if not variance_floor else _floors(net, data, families, variance_floor),
         fixed=options.fixed(engine == "pc" if fixed_noise is None else fixed_noise),
     )
+    if batch_size is not None:
+        if engine != "exact" or engine_options or restarts or standard_errors:
+            raise LearningError("batch_size: stepwise EM takes no other engine, no restarts and no standard_errors")
+        from gbn.learning.stepwise import Stepwise, check_reached
+
+        check_reached(net, families, frozen)
+        return Stepwise(
+            net, data, families, priors, rng,
+            epochs=epochs, batch_size=batch_size, step_size=step_size, step_decay=step_decay,
+            linearisations=linearisations, samples=samples, damping=damping, noise_decay=noise_decay,
+        )  # fmt: skip
     return EM(
         net, data, families, priors, rng,
         engine=(engine, engine_options or {}), max_iter=max_iter, tol=tol, px=px, restarts=restarts,

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gbn.errors import LearningError, UnknownNameError
-from gbn.inference.point_estimate import energies, sweep
+from gbn.inference.point_estimate import sweep
 from gbn.learning.messages import Inference, inference_of
 from gbn.learning.messages import incremental as rounds
 from gbn.learning.numbers import with_noise, with_values
 from gbn.learning.optimizers import Optimizer, Slots, read_optimizer
+from gbn.learning.scoring import free_energy, log_density
 from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ __all__ = ["Local", "learner"]
 
 Array = np.ndarray[Any, Any]
 Figures = dict[str, float]
-_SCORED_AT_ONCE = 1024
+_MEASURED_AT_ONCE = 1024
 _MOST_LOG_VARIANCE = 100.0
 
 
@@ -149,7 +150,10 @@ class Local:
         self._failure: str | None = None
 
     def begin(self) -> Figures:
-        return {"free_energy": -self.score(self.data), "steps": 0.0}
+        total = 0.0
+        for batch in self.data.batches(_MEASURED_AT_ONCE, self.rng, shuffle=False):
+            total += float(batch.counts @ free_energy(Linearization.forward(replace(batch.evidence, net=self.net))))
+        return {"free_energy": total / self.data.total, "steps": 0.0}
 
     def step(self) -> Figures:
         net, total = self.net, 0.0
@@ -176,7 +180,7 @@ class Local:
             try:
                 point, latent = next(steps)
                 while True:
-                    energy = float(batch.counts @ _energy(point))
+                    energy = float(batch.counts @ free_energy(point))
                     if not math.isfinite(energy):
                         return net, energy
                     slopes = sweep(point, self.parameters, latent, -factor)
@@ -208,13 +212,7 @@ class Local:
         return self._failure
 
     def score(self, data: Data) -> float:
-        """Log-density of what was observed by the forward pass, per unit of weight."""
-        total = 0.0
-        for start in range(0, data.samples, _SCORED_AT_ONCE):
-            part = data.rows(np.arange(start, min(start + _SCORED_AT_ONCE, data.samples)))
-            point = Linearization.forward(replace(part.evidence, net=self.net))
-            total -= float(part.counts @ _energy(point))
-        return total / data.total
+        return log_density(self.net, data)
 
     def state(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "steps": self.steps, "slots": self.slots, "failure": self._failure}
@@ -242,16 +240,6 @@ def _value(net: GaussianBayesNet, name: str) -> Array:
     if value is None:
         raise LearningError(f"parameter {name!r} has no value to start from; net.set_value({name!r}, value)")
     return value
-
-
-def _energy(point: Linearization) -> Array:
-    """F of each row at a point, without the priors of parameters.  Shape: (samples,)."""
-    net = point.net
-    names = [n for n, v in net.vertices.items() if v.plated and (v.random or v.kind == "likelihood")]
-    total = np.zeros(point.evidence.samples)
-    for name in names:
-        total += energies(point, point.errors, name)
-    return total
 
 
 def _noise_slope(point: Linearization, noise: str, factor: float | Array) -> Array:
