@@ -43,34 +43,21 @@ class Recurrent(nn.Module):
 
     def __init__(self, letters, hidden, classes):
         super().__init__()
-        self.read, self.keep = nn.Linear(letters, hidden), nn.Linear(hidden, hidden, bias=False)
-        self.out = nn.Linear(hidden, classes)
+        self.cell, self.out = nn.RNN(letters, hidden, batch_first=True), nn.Linear(hidden, classes)
 
     def forward(self, x):
-        state = torch.tanh(self.read(x[:, 0]))
-        for t in range(1, x.shape[1]):
-            state = torch.tanh(self.read(x[:, t]) + self.keep(state))
-        return self.out(state)
+        return self.out(self.cell(x)[0][:, -1])
 
 
 class LSTM(nn.Module):
-    """A char-LSTM by its equations: the next letter after every letter, classes on axis 1."""
+    """A char-LSTM: the next letter after every letter, classes on axis 1."""
 
     def __init__(self, letters, hidden):
         super().__init__()
-        self.read, self.keep = nn.Linear(letters, 4 * hidden), nn.Linear(hidden, 4 * hidden, bias=False)
-        self.out = nn.Linear(hidden, letters)
+        self.cell, self.out = nn.LSTM(letters, hidden, batch_first=True), nn.Linear(hidden, letters)
 
     def forward(self, x):
-        outputs, state, cell = [], None, None
-        for t in range(x.shape[1]):
-            gates = self.read(x[:, t]) if state is None else self.read(x[:, t]) + self.keep(state)
-            i, f, g, o = gates.chunk(4, 1)
-            new = torch.sigmoid(i) * torch.tanh(g)
-            cell = new if cell is None else torch.sigmoid(f) * cell + new
-            state = torch.sigmoid(o) * torch.tanh(cell)
-            outputs.append(self.out(state))
-        return torch.stack(outputs, 2)
+        return self.out(self.cell(x)[0]).transpose(1, 2)
 
 
 SYLLABLES = (("ka", "to", "mi"), ("sch", "ber", "g"), ("ov", "ski", "na"))
