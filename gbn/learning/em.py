@@ -55,10 +55,10 @@ def learner(
     batch_size: int | None = None,
     epochs: int = 15,
     step_size: float | None = None,
-    step_decay: float = 0.5,
-    linearisations: int = 2,
-    samples: int | None = None,
-    damping: float = 0.01,
+    step_decay: float = 0.45,
+    linearisations: int = 1,
+    samples: int | None = 4,
+    damping: float = 0.2,
     noise_decay: float = 1.0,
 ) -> EM | Stepwise:
     """EM at work on a net: on all rows in every iteration, or with ``batch_size`` stepwise
@@ -90,9 +90,11 @@ def learner(
             use for max_iter, tol, px, restarts and standard_errors, and no other engine than "exact".
         epochs: passes over the data.
         step_size: the share of the statistics that a batch replaces; None: (t + 1)^-step_decay at step t.
-        step_decay: above 0 and at most 1; the statistics converge above ½ (Cappé & Moulines).
-        linearisations: how often the net is linearised for a batch.
-        samples: posterior draws for each row, from which covariances are taken, where exact ones cost too much.
+        step_decay: above 0 and at most 1.  Statistics converge for good above ½ (Cappé & Moulines); the default keeps
+            forgetting those of earlier weights.
+        linearisations: how often the net is linearised for a batch; once is at the forward pass.
+        samples: posterior draws for each row, from which covariances are taken; None: exact ones, which cost as many
+            sweeps as vertices have entries.
         damping: rows that agree with the net as it is, which every M-step adds to the running ones, relative to them.
         noise_decay: factor of hidden noises that are not learned, after every epoch.
 

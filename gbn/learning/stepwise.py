@@ -1,9 +1,9 @@
 """Stepwise EM: an M-step after every batch, from running averages of expected statistics; for nonlinear nets, too.
 
-The E-step of a batch is the posterior of the net linearised at the forward pass, and again where that posterior lies
+The E-step of a batch is the posterior of the net linearised at the forward pass, or again where that posterior lies
 (Gauss-Newton).  The expected second moments s of a batch, covariances included, enter the running ones,
 
-    S ← (1 - γ_t) S + γ_t s,        γ_t = (t + t₀)^-α,
+    S ← (1 - γ_t) S + γ_t s,        γ_t = (t + 1)^-α,
 
 and the M-step takes S for the moments of all rows (Cappé & Moulines, J. R. Stat. Soc. B 71, 2009, section 2).  Every
 CPD whose mean is affine in what it reads is then a regression, B = C_xu C_uu⁻¹; with noise on affine results (latents
@@ -134,6 +134,11 @@ class Stepwise:
         self.groups, self.names = parameter_groups(families), list(names_of(families))
         observed = {net.vertices[n].noise for n in data.evidence.values}
         self.annealed = [n for n in {f.noise: None for f in families} if n in priors.fixed and n not in observed]
+        values = {n: v.value for n, v in net.vertices.items() if v.value is not None}
+        for family in self.families:
+            # Found now, so that a fit that goes on from a checkpoint rounds as one that never stopped.
+            if family.learned in family.blocks():
+                family.as_function_of(family.learned, values)
         # One row's worth of agreement with the net as it is: what no row has told yet stays.
         self.running = [_agreeing(family, net, 1.0) for family in self.families]
         self.epoch = self.steps = 0

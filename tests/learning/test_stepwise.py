@@ -37,7 +37,7 @@ def test_all_rows_at_once_are_an_iteration_of_em(cov, missing):
     net, x = two_layers(rng, cov), rng.normal(size=(40, 3))
     y = net.sample(do={"x": x}, rng=1)["y"] + rng.normal(size=(40, 4))
     y[rng.random(y.shape) < missing] = np.nan
-    options = {"batch_size": 40, "step_size": 1.0, "damping": 0.0, "linearisations": 1}
+    options = {"batch_size": 40, "step_size": 1.0, "damping": 0.0, "samples": None}
     stepwise = net.fit({"x": x, "y": y}, epochs=4, **options).net
     with pytest.warns(gbn.ConvergenceWarning):
         exact = net.fit({"x": x, "y": y}, max_iter=4, tol=None).net
@@ -131,7 +131,11 @@ def accuracy(net, x, y):
     return (net.forward({net.inputs[0]: x})[net.outputs[0]].argmax(1) == y).mean()
 
 
-@pytest.mark.parametrize("options", [{}, {"fixed_noise": True}, {"samples": 2}], ids=["learned", "fixed", "draws"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"fixed_noise": True}, {"samples": None, "linearisations": 2}],
+    ids=["learned", "fixed", "exact"],
+)
 def test_one_pass_teaches_digits(digits, options):
     x, y = digits
     _, net = deep((64, 32, 32, 10), nn.ReLU, noise=0.03, output_noise=0.01)
@@ -176,9 +180,8 @@ def test_convolutions_and_layers_tied_over_time_are_learned():
         x = rng.normal(size=(120, *shape))
         y = np.tanh(x.reshape(120, -1)[:, :3].sum(1, keepdims=True))
         net = gbn.convert(model, torch.as_tensor(x[:2]), noise=0.05, output_noise=0.05)
-        result = net.fit(
-            {net.inputs[0]: x, net.outputs[0]: y}, batch_size=120, step_size=1.0, epochs=50, fixed_noise=True
-        )
+        options = {"batch_size": 120, "step_size": 1.0, "damping": 0.01, "samples": None, "fixed_noise": True}
+        result = net.fit({net.inputs[0]: x, net.outputs[0]: y}, epochs=50, **options)
         errors = [((n.forward({n.inputs[0]: x})[n.outputs[0]] - y) ** 2).mean() for n in (net, result.net)]
         assert errors[1] < 0.7 * errors[0]
         assert len({p for p in net.parameters if np.array_equal(net[p].value, result.net[p].value)}) == 0
@@ -192,7 +195,7 @@ def problem():
     return net, {net.inputs[0]: x, net.outputs[0]: y}
 
 
-@pytest.mark.parametrize("options", [{}, {"samples": 2}, {"fixed_noise": True, "noise_decay": 0.9}])
+@pytest.mark.parametrize("options", [{}, {"samples": None}, {"fixed_noise": True, "noise_decay": 0.9}])
 def test_a_fit_resumes_bit_for_bit(tmp_path, options):
     net, data = problem()
     path = tmp_path / "fit.npz"
@@ -209,7 +212,7 @@ def test_missing_cells_and_weights():
     y[::3, 0] = np.nan
     y[1::7] = np.nan
     weights = np.random.default_rng(0).integers(0, 3, 60)
-    options = {"batch_size": 1000, "epochs": 3}
+    options = {"batch_size": 1000, "epochs": 3, "samples": None}
     a = net.fit({**data, net.outputs[0]: y}, weights=weights, **options).net
     rows = {name: np.repeat(value, weights, axis=0) for name, value in {**data, net.outputs[0]: y}.items()}
     b = net.fit(rows, **options).net
