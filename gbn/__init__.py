@@ -11,6 +11,7 @@ from gbn.errors import (
     GbnError,
     GraphError,
     InferenceError,
+    LearningError,
     MissingDependencyError,
     ShapeError,
     SingularEvidenceError,
@@ -21,6 +22,7 @@ from gbn.gaussian import Covariance, Gaussian
 from gbn.inference import gradient, query
 from gbn.inference.side_by_side import compare_engines
 from gbn.io import load, save
+from gbn.learning import FitResult, fit
 from gbn.net import GaussianBayesNet, Vertex
 from gbn.posterior import Posterior
 
@@ -33,11 +35,13 @@ __all__ = [
     "CovarianceError",
     "EvidenceError",
     "FileFormatError",
+    "FitResult",
     "Gaussian",
     "GaussianBayesNet",
     "GbnError",
     "GraphError",
     "InferenceError",
+    "LearningError",
     "MissingDependencyError",
     "Posterior",
     "Report",
@@ -48,6 +52,7 @@ __all__ = [
     "compare",
     "compare_engines",
     "convert",
+    "fit",
     "gradient",
     "load",
     "load_into",

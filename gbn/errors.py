@@ -20,6 +20,7 @@ __all__ = [
     "GraphError",
     "IllConditionedError",
     "InferenceError",
+    "LearningError",
     "MissingDependencyError",
     "ShapeError",
     "SingularEvidenceError",
@@ -65,6 +66,10 @@ class SingularEvidenceError(InferenceError):
 
 class IllConditionedError(InferenceError):
     """Rounding would spoil the answer; the message names the vertex, and the solver that may do better."""
+
+
+class LearningError(GbnError, ValueError):
+    """A method cannot learn this net, or an option of it cannot be used; the message says what can."""
 
 
 class FileFormatError(GbnError, ValueError):

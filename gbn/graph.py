@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gbn.evidence import Evidence
     from gbn.net import GaussianBayesNet
 
-__all__ = ["d_separated", "linear_given", "markov_blanket", "uncertain_given"]
+__all__ = ["d_separated", "linear_given", "markov_blanket", "nonlinear_given", "uncertain_given"]
 
 Names = str | Iterable[str]
 
@@ -89,14 +89,19 @@ def linear_given(evidence: Evidence) -> bool:
     nothing.  The posterior of the linearised net is then exact.  Its Jacobians are constants *for each sample*, but
     differ between samples where a product has a known factor, so one row cannot stand for all of a pattern.
     """
+    return nonlinear_given(evidence) is None
+
+
+def nonlinear_given(evidence: Evidence) -> str | None:
+    """The first vertex that makes the net nonlinear in what the evidence leaves uncertain; see :func:`linear_given`."""
     net, moving = evidence.net, uncertain_given(evidence)
     for name, vertex in net.vertices.items():
         varying = [parent in moving for parent in vertex.parents]
         if vertex.kind == "likelihood" and name in evidence.values and any(varying):
-            return False
+            return name
         if vertex.kind == "op" and name not in evidence.do and not ops.get(str(vertex.op)).linear(varying):
-            return False
-    return True
+            return name
+    return None
 
 
 def uncertain_given(evidence: Evidence) -> set[str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import networkx
     from pgmpy.models import LinearGaussianBayesianNetwork
 
+    from gbn.learning import FitResult
     from gbn.posterior import Posterior
 
 __all__ = ["GaussianBayesNet", "Vertex"]
@@ -315,6 +316,12 @@ class GaussianBayesNet(NetBuilder):
         from gbn.inference import query
 
         return query(self, targets, evidence, do, engine, **options)
+
+    def fit(self, data: Any, method: str = "em", **options: Any) -> FitResult:
+        """A copy of the net with parameters and noises learned from data; see :func:`gbn.learning.fit`."""
+        from gbn.learning import fit
+
+        return fit(self, data, method, **options)
 
     def counterfactual(
         self, evidence: Any, do: Any, targets: str | Sequence[str] | None = None, **options: Any

@@ -12,12 +12,23 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from gbn import __version__, inference, io
-from gbn.cli.sources import fixed_sizes, load_net, module_of, read_arrays, read_example, read_inputs, read_source
+from gbn import __version__, inference, io, learning
+from gbn.cli.sources import (
+    fixed_sizes,
+    load_net,
+    module_of,
+    read_arrays,
+    read_example,
+    read_inputs,
+    read_rows,
+    read_source,
+)
 from gbn.cli.streams import InputError, check_target, emit, log, results_only, sentence, write_whole
 from gbn.cli.text import (
     aligned,
     collect,
+    fit_data,
+    fit_text,
     net_data,
     net_facts,
     noise_text,
@@ -92,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser("gbn", description="Reads a neural network as a Gaussian Bayes net.")
     root.add_argument("--version", action="version", version=f"gbn {__version__}")
     commands = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_convert, _add_query, _add_compare, _add_show, _add_export):
+    for add in (_add_convert, _add_query, _add_learn, _add_compare, _add_show, _add_export):
         command = add(commands)
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -155,6 +166,32 @@ def _add_engine(add: argparse.ArgumentParser, default: str) -> None:
         "--option", type=_option, nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="options of the engine, such as prediction=live",
     )  # fmt: skip
+
+
+def _add_learn(commands: Any) -> argparse.ArgumentParser:
+    add = _command(commands, "learn", _learn, "parameters and noises of a net from data")
+    add.add_argument("net", help="a .gbn file")
+    add.add_argument(
+        "--data", required=True, metavar="FILE",
+        help="rows: .npz with a member for each vertex, or .csv or .parquet with columns vertex or vertex[i,j]; "
+        "NaN or empty where missing",
+    )  # fmt: skip
+    add.add_argument("-o", "--output", required=True, metavar="NET", help="the .gbn file to write")
+    add.add_argument("--method", default="em", help=f"{' or '.join(learning.METHODS)} (default em)")
+    add.add_argument(
+        "--weights", metavar="NAME", help="the member or column of the data that says how often a row counts"
+    )
+    add.add_argument("--validation", metavar="FILE", help="held-out rows, by which the best round is chosen")
+    add.add_argument("--patience", type=int, metavar="N", help="stop after so many rounds without a better one")
+    add.add_argument("--freeze", nargs="+", action="extend", default=[], metavar="NAME", help="what is not learned")
+    add.add_argument("--seed", type=int, default=0, help="of all chance (default 0)")
+    add.add_argument("--checkpoint", metavar="FILE", help="keep the state there; an unfinished fit goes on from it")
+    add.add_argument("--history", metavar="CSV", help="write the figures of every round there")
+    add.add_argument(
+        "--option", type=_option, nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="options of the method, such as max_iter=100",
+    )  # fmt: skip
+    return add
 
 
 def _add_compare(commands: Any) -> argparse.ArgumentParser:
@@ -254,6 +291,21 @@ def _query(args: argparse.Namespace) -> _Result:
     return _Result(posterior_text(post, figures), posterior_data(post, figures))
 
 
+def _learn(args: argparse.Namespace) -> _Result:
+    options = _checked_options(args.method, learning.learner(args.method), args.option, ())
+    check_target(args.history)
+    net = load_net(args.net)
+    rows, weights = read_rows(args.data, args.weights)
+    held = None if args.validation is None else read_rows(args.validation, None)[0]
+    given = _given(args, "patience", "checkpoint", "seed")
+    result = net.fit(rows, args.method, weights=weights, validation=held, freeze=args.freeze, **given, **options)
+    result.net.save(args.output)
+    log(f"wrote {args.output}")
+    if args.history:
+        write_whole(args.history, lambda path: path.write_text(result.history.to_frame().to_csv(), encoding="utf-8"))
+    return _Result(fit_text(result), fit_data(result))
+
+
 def _compare(args: argparse.Namespace) -> _Result:
     arrays = read_arrays(args.data)
     if "y" not in arrays:
@@ -311,16 +363,22 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def _engine_options(args: argparse.Namespace, besides: Sequence[str] = ()) -> dict[str, Any]:
-    """The engine's options by name; those that no text can give (a callback), and ``besides``, are refused."""
-    parameters = inspect.signature(inference.solver(args.engine)).parameters.values()
+    return _checked_options(args.engine, inference.solver(args.engine), args.option, besides)
+
+
+def _checked_options(
+    name: str, function: Callable[..., Any], given: Sequence[tuple[str, Any]], besides: Sequence[str]
+) -> dict[str, Any]:
+    """Options of an engine or method; those that no text can give (a callback), and ``besides``, are refused."""
+    parameters = inspect.signature(function).parameters.values()
     keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("callback", *besides)]
     known = {p.name: str(p.annotation) for p in keywords}
-    for name, value in args.option:
-        if name not in known:
-            raise UnknownNameError(f"option for {args.engine!r}:", name, known)
-        if not _fits(value, known[name]):
-            raise InputError(f"option {name!r} of {args.engine!r}: got {value!r}, expected {known[name]}")
-    return dict(args.option)
+    for option, value in given:
+        if option not in known:
+            raise UnknownNameError(f"option for {name!r}:", option, known)
+        if not _fits(value, known[option]):
+            raise InputError(f"option {option!r} of {name!r}: got {value!r}, expected {known[option]}")
+    return dict(given)
 
 
 def _fits(value: Any, annotation: str) -> bool:

@@ -23,11 +23,21 @@ from gbn.cli.text import quoted
 from gbn.conversion import load_model, takes
 from gbn.errors import (
     FileFormatError,
+    MissingDependencyError,
     UnknownNameError,
 )
 from gbn.net import GaussianBayesNet
 
-__all__ = ["fixed_sizes", "load_net", "module_of", "read_arrays", "read_example", "read_inputs", "read_source"]
+__all__ = [
+    "fixed_sizes",
+    "load_net",
+    "module_of",
+    "read_arrays",
+    "read_example",
+    "read_inputs",
+    "read_rows",
+    "read_source",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -194,3 +204,37 @@ def _members(archive: Any, size: int) -> dict[str, Any]:
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "biufcUS" and value.dtype.itemsize > 0
+
+
+def read_rows(path: str, weights: str | None) -> tuple[Any, Any]:
+    """Rows to learn from, by a file's suffix, and the member or column of that name apart, which weighs them."""
+    suffix = Path(path).suffix.lower()
+    rows: Any
+    if suffix in (".csv", ".parquet"):
+        rows = _read_table(path, suffix)
+    elif suffix == ".npz":
+        rows = read_arrays(path)
+    else:
+        raise InputError(f"{path}: got a file of suffix {suffix!r}, expected .npz, .csv or .parquet")
+    if weights is None:
+        return rows, None
+    if weights not in rows:
+        raise UnknownNameError(f"member or column of {path} for the weights", weights, list(rows))
+    return rows, rows.pop(weights)
+
+
+def _read_table(path: str, suffix: str) -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise MissingDependencyError("pandas", "all", f"reading {suffix} files") from None
+    open(path, "rb").close()  # says in the system's words what is wrong with a path
+    try:
+        if suffix == ".parquet":
+            return pandas.read_parquet(path)
+        return pandas.read_csv(path)
+    except ImportError:
+        raise MissingDependencyError("pyarrow", "parquet", "reading .parquet files") from None
+    # The parsers of both formats have exceptions of their own for damaged files.
+    except Exception as error:
+        raise FileFormatError(f"{path}: not a whole {suffix} file: {error}") from error

@@ -18,6 +18,7 @@ from gbn.errors import (
 from gbn.net import GaussianBayesNet, Vertex
 
 if TYPE_CHECKING:
+    from gbn.learning import FitResult
     from gbn.posterior import Posterior
 
 from gbn.cli.streams import log, printable
@@ -25,6 +26,8 @@ from gbn.cli.streams import log, printable
 __all__ = [
     "aligned",
     "collect",
+    "fit_data",
+    "fit_text",
     "net_data",
     "net_facts",
     "noise_text",
@@ -128,6 +131,28 @@ def _nats(values: Array | None) -> str:
     if values is None:
         return "-"
     return f"{float(np.sum(values)):.6g} nats" + (f" in all, {_range(values)} a sample" if np.size(values) > 1 else "")
+
+
+def fit_data(result: FitResult) -> dict[str, Any]:
+    """A fit as plain values; rounds as a list of mappings."""
+    return {
+        "method": result.method,
+        "converged": result.converged,
+        "reason": result.reason,
+        "rounds": len(result.history) - 1,
+        "best_round": result.best_round,
+        "history": _plain(list(result.history)),
+        "diagnostics": _plain(result.diagnostics),
+    }
+
+
+def fit_text(result: FitResult) -> str:
+    """A fit in short: why it stopped, and the figures of its best round."""
+    best = result.history[result.best_round] if result.history else {}
+    figures = [(key.replace("_", " "), f"{value:.6g}") for key, value in best.items() if key != "round"]
+    facts = [("method", result.method), ("stopped", result.reason), ("best round", result.best_round), *figures]
+    facts += [("not determined", note) for note in result.diagnostics.get("not_determined", ())]
+    return aligned(facts)
 
 
 def net_data(net: GaussianBayesNet) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from gbn.maps import Contraction
 from gbn.net import GaussianBayesNet
 from gbn.posterior import Posterior
 
-__all__ = ["SOLVERS", "messages_at", "solve"]
+__all__ = ["SOLVERS", "Repeated", "messages_at", "solve"]
 
 Array = np.ndarray[Any, Any]
 Patterns = tuple[Linearization, Array] | None
@@ -187,49 +188,119 @@ def messages_at(point: Linearization) -> tuple[Mapping[str, Array], int]:
 def _chosen(
     point: Linearization, targets: Sequence[str], patterns: Patterns, solver: str, dense_limit: int
 ) -> tuple[LinearizedPosterior, dict[str, Any]]:
-    """The solver asked for, or the cheaper one, with its diagnostics."""
+    """The posterior by the solver asked for, or the cheaper one, with its diagnostics."""
+    return _solved(_choice(point, targets, patterns, solver, dense_limit), point, targets, patterns)
+
+
+class Repeated:
+    """Exact inference for one evidence in nets that differ in their numbers alone, as learning asks for it.
+
+    What the numbers do not decide, patterns and the plan of the elimination, is found once, and the solver with it.
+
+    Args:
+        evidence, targets, solver, dense_limit: as in :func:`solve`.
+    """
+
+    def __init__(
+        self, evidence: Evidence, targets: Sequence[str], solver: str = "auto", dense_limit: int = _DENSE_LIMIT
+    ) -> None:
+        self.evidence, self.targets, self.solver, self.dense_limit = evidence, targets, solver, dense_limit
+        self.choice: _Choice | None = None
+        self.some: tuple[Evidence, Array] | None = None
+        if evidence.net.is_linear():
+            rows, pattern = evidence.patterns()
+            self.some = (evidence.rows(rows), pattern)
+
+    def __call__(self, net: GaussianBayesNet) -> LinearizedPosterior:
+        """The posterior in one such net.
+
+        Raises:
+            As :func:`solve`.
+        """
+        point = Linearization.forward(replace(self.evidence, net=net))
+        patterns: Patterns = None
+        if self.some is not None:
+            few, pattern = self.some
+            if few.samples == self.evidence.samples:
+                patterns = point, np.arange(few.samples)
+            else:
+                patterns = Linearization.forward(replace(few, net=net)), pattern
+        if self.choice is None:
+            self.choice = _choice(point, self.targets, patterns, self.solver, self.dense_limit)
+        return _solved(self.choice, point, self.targets, patterns)[0]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A solver and what it needs.
+
+    structure, plan: for the information form; None where it was not chosen.
+    dense: whether observation space may be factored.
+    forced: whether nothing else will do where rounding spoils the information form.
+    """
+
+    structure: Structure | None
+    plan: Plan | None
+    dense: bool
+    forced: bool
+    figures: Mapping[str, Any]
+
+
+def _choice(point: Linearization, targets: Sequence[str], patterns: Patterns, solver: str, dense_limit: int) -> _Choice:
+    """The solver asked for, or the cheaper one; the net's numbers have no say in it."""
     size = coordinates_observed(point)
+    dense = solver != "cg" and size <= dense_limit
     figures: dict[str, Any] = {"observed_coordinates": size}
     certain = _certain(point)
-    if solver == "information" and certain:
+    forced = solver == "information"
+    if forced and certain:
         raise InferenceError(
             f"deterministic vertex {certain[0]!r} is observed, and has no precision; use solver='observations', or "
             f"give it noise with net.set_noise({{{certain[0]!r}: cov}})"
         )
-    if solver == "information" and point.spread:
+    if forced and point.spread:
         raise InferenceError(
             f"solver='information' needs a precision of every noise, and what the regression of "
             f"{next(iter(point.spread))!r} leaves over may have none; use solver='observations' or 'cg', or "
             "linearization='taylor'"
         )
-    if solver == "information" or (solver == "auto" and not certain and not point.spread and size):
-        start = time.perf_counter()
-        structure = Structure.of(point, targets)
-        systems = (patterns[0] if patterns else point).evidence.samples
-        plan, known = structure.plan(systems, -(-point.evidence.samples // systems))
-        seconds = time.perf_counter() - start
-        costs = _costs(patterns[0] if patterns else point, structure, plan, targets, size)
-        dense = size <= dense_limit
-        if solver == "information" or (costs["information"] <= costs["observations"] and plan.entries):
-            solution = InformationPosterior(Factors(point, patterns, structure), targets, plan)
-            found = figures | {
-                "solver": "information",
-                "hidden_coordinates": plan.size,
-                "stored_entries": plan.entries * systems,
-                "plan_seconds": seconds,
-                "plan_cached": known,
-            }
-            try:
-                # In one go, so that what rounding spoils here can still be asked of the other solver.
-                _ = solution.factorization
-                return solution, found
-            except IllConditionedError as error:
-                if solver == "information" or not dense:
-                    raise
-                figures["information_form"] = str(error)
-    dense = solver != "cg" and size <= dense_limit
-    figures["solver"] = "dense" if dense else "conjugate gradients"
-    return ObservationPosterior(point, targets, patterns, dense), figures
+    if not forced and (solver != "auto" or certain or point.spread or not size):
+        return _Choice(None, None, dense, False, figures)
+    start = time.perf_counter()
+    structure = Structure.of(point, targets)
+    systems = (patterns[0] if patterns else point).evidence.samples
+    plan, known = structure.plan(systems, -(-point.evidence.samples // systems))
+    seconds = time.perf_counter() - start
+    costs = _costs(patterns[0] if patterns else point, structure, plan, targets, size)
+    if not forced and not (costs["information"] <= costs["observations"] and plan.entries):
+        return _Choice(None, None, dense, False, figures)
+    figures |= {
+        "solver": "information",
+        "hidden_coordinates": plan.size,
+        "stored_entries": plan.entries * systems,
+        "plan_seconds": seconds,
+        "plan_cached": known,
+    }
+    return _Choice(structure, plan, dense, forced, figures)
+
+
+def _solved(
+    choice: _Choice, point: Linearization, targets: Sequence[str], patterns: Patterns
+) -> tuple[LinearizedPosterior, dict[str, Any]]:
+    """The posterior by the solver chosen, with its diagnostics."""
+    figures = dict(choice.figures)
+    if choice.structure is not None and choice.plan is not None:
+        solution = InformationPosterior(Factors(point, patterns, choice.structure), targets, choice.plan)
+        try:
+            # In one go, so that what rounding spoils here can still be asked of the other solver.
+            _ = solution.factorization
+            return solution, figures
+        except IllConditionedError as error:
+            if choice.forced or not choice.dense:
+                raise
+            figures = {"observed_coordinates": figures["observed_coordinates"], "information_form": str(error)}
+    figures["solver"] = "dense" if choice.dense else "conjugate gradients"
+    return ObservationPosterior(point, targets, patterns, choice.dense), figures
 
 
 def _certain(point: Linearization) -> list[str]:

@@ -109,7 +109,7 @@ class FactoredPosterior(LinearizedPosterior):
             ((variable, scale),) = totals.items()
             found = scale * scale * np.einsum("bii->bi", self.joint(variable, variable))
         else:
-            found = np.einsum("bii->bi", self._covariance(name, name))
+            found = np.einsum("bii->bi", self.covariance_by_pattern(name, name))
         found = np.maximum(found, 0).astype(self.net.dtype)
         return per_sample(found.reshape(len(found), *vertex.shape), self.pattern)
 
@@ -119,11 +119,11 @@ class FactoredPosterior(LinearizedPosterior):
             found = self.joint(variable, variable)
         else:
             self.gaussian(a), self.gaussian(b)
-            found = self._covariance(a, b)
+            found = self.covariance_by_pattern(a, b)
             found = (found + found.swapaxes(1, 2)) / 2 if a == b else found
         return per_sample(found.astype(self.net.dtype, copy=False), self.pattern)
 
-    def _covariance(self, a: str, b: str) -> Array:
+    def covariance_by_pattern(self, a: str, b: str) -> Array:
         """Σ_jk T_aj C_jk T_bkᵀ over the hidden variables of the two.  Shape: (patterns or 1, size of a, size of b)."""
         if self.totals.whole(a) and self.totals.whole(b):
             return self.joint(self.structure.hidden[a], self.structure.hidden[b])

@@ -109,10 +109,10 @@ class InformationPosterior(FactoredPosterior):
     def joint(self, first: int, second: int) -> Array:
         return self.factorization.covariance(first, second)
 
-    def _covariance(self, a: str, b: str) -> Array:
+    def covariance_by_pattern(self, a: str, b: str) -> Array:
         left, right = self.totals.of(a), self.totals.of(b)
         if all(self.factorization.together(j, k) for j in left for k in right):
-            return super()._covariance(a, b)
+            return super().covariance_by_pattern(a, b)
         return self._by_solving(left, right, self.net.vertices[a].size)
 
     def _by_solving(self, left: Mapping[int, Array], right: Mapping[int, Array], size: int) -> Array:

@@ -209,7 +209,7 @@ class ObservationPosterior(LinearizedPosterior):
     ) -> None:
         super().__init__(point, targets)
         self.system = _System(point, patterns)
-        self.coordinates = self.system.coordinates
+        self.coordinates, self.pattern = self.system.coordinates, self.system.pattern
         self.dense = dense
 
     @cached_property
@@ -246,17 +246,14 @@ class ObservationPosterior(LinearizedPosterior):
         by_pattern = self._diagonal(name)
         return per_sample(by_pattern.reshape(len(by_pattern), *vertex.shape), self.system.pattern)
 
-    def covariance(self, a: str, b: str) -> Array:
-        size = self.gaussian(a).size
-        prior, cross = self._sensitivity(a, np.arange(size), b)
-        if self.gaussian(b).name == a:
+    def covariance_by_pattern(self, a: str, b: str) -> Array:
+        prior, cross = self._sensitivity(a, np.arange(self.net[a].size), b)
+        if a == b:
             other = cross
         else:
             other = self._sensitivity(b, np.arange(self.net[b].size), b)[1]
         solved = self.system.by_pattern.solve(cross, self.dense)
-        cov = np.moveaxis(prior, 0, 1) - np.moveaxis(solved, 0, 1) @ np.moveaxis(other, 0, -1)
-        cov = (cov + np.swapaxes(cov, 1, 2)) / 2 if a == b else cov
-        return per_sample(cov.astype(self.net.dtype), self.system.pattern)
+        return np.moveaxis(prior, 0, 1) - np.moveaxis(solved, 0, 1) @ np.moveaxis(other, 0, -1)
 
     def _diagonal(self, name: str) -> Array:
         """Posterior variances.  Shape: (patterns, size)."""

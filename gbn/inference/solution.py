@@ -22,17 +22,20 @@ class LinearizedPosterior:
     """The part of a Solution that is the same however the linear system is solved.
 
     A solver gives ``deviations`` (vertex -> posterior mean less operating point), ``all_messages`` (vertex -> λ),
-    ``draws``, ``variance``, ``covariance`` and ``log_evidence``.
+    ``draws``, ``variance``, ``covariance_by_pattern`` and ``log_evidence``.
 
+    pattern: sample -> the row of what is computed once for all samples that miss the same entries.
     relevant: the targets, what is observed, and their ancestors; all others are barren, and left out.
     """
 
     deviations: Mapping[str, Array]
     all_messages: Mapping[str, Array]
+    pattern: Array
 
     def __init__(self, point: Linearization, targets: Sequence[str]) -> None:
         self.point, self.net, self.evidence = point, point.net, point.evidence
         self.targets = tuple(targets)
+        self._shared: dict[tuple[str, str], Array] = {}
 
     @cached_property
     def relevant(self) -> set[str]:
@@ -46,9 +49,48 @@ class LinearizedPosterior:
         """Shape: (samples, *event)."""
         raise NotImplementedError
 
+    def covariance_by_pattern(self, a: str, b: str) -> Array:
+        """Shape: (patterns, size of a, size of b); one row where all patterns have the same."""
+        raise NotImplementedError
+
     def covariance(self, a: str, b: str) -> Array:
         """Shape: (samples, size of a, size of b)."""
-        raise NotImplementedError
+        self.gaussian(a)
+        self.gaussian(b)
+        found = self.covariance_by_pattern(a, b)
+        found = (found + found.swapaxes(1, 2)) / 2 if a == b else found
+        return per_sample(found.astype(self.net.dtype), self.pattern)
+
+    def summed_covariance(self, pairs: Sequence[tuple[str, str]], counts: Array) -> Array | None:
+        """Σ_n counts_n Σ_(a, b) Cov_n(a, b), each pattern computed once.
+
+        Args:
+            pairs: vertices of the same two sizes in every pair.
+            counts: a weight for each sample.  Shape: (samples,).
+
+        Returns:
+            shape (size of a, size of b), in float64; None where all of it is zero.
+        """
+        by_pattern = np.bincount(self.pattern, counts)
+        found = [self._kept(a, b) for a, b in pairs if not (self.known(a) or self.known(b))]
+        shared = [cov for cov in found if len(cov) == 1]
+        parts = [np.tensordot(by_pattern, cov, 1) for cov in found if len(cov) > 1]
+        if shared:
+            parts.append(np.concatenate(shared).sum(axis=0) * counts.sum())
+        return sum(parts[1:], parts[0]) if parts else None
+
+    def _kept(self, a: str, b: str) -> Array:
+        """A covariance, found once where all patterns share it: a vertex is in the sums of all its neighbours."""
+        found = self._shared.get((a, b))
+        if found is None:
+            found = self.covariance_by_pattern(a, b)
+            if len(found) == 1:
+                self._shared[a, b] = found
+        return found
+
+    def known(self, name: str) -> bool:
+        """Whether a vertex is wholly observed, or set from outside, so that it has no covariance."""
+        return self.point.closed(name) or name in self.evidence.do
 
     def log_evidence(self) -> Array:
         """Nats.  Shape: (samples,)."""

@@ -1,0 +1,365 @@
+"""Method "em": exact expectation maximisation for nets that are linear-Gaussian given the data.
+
+E-step: second moments of every CPD under the posterior (:mod:`gbn.learning.expectations`).  M-step: every CPD is a
+regression on them (:mod:`gbn.learning.maximisation`).  The log-evidence never falls; a round that lowers it by more
+than rounding stops the fit and is reported as a defect.
+
+Source: Dempster, Laird & Rubin (1977); law and notation as in Ghahramani & Hinton, *Parameter estimation for linear
+dynamical systems* (1996), of which a net with tied transitions is an instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gbn.errors import LearningError, ShapeError, UnknownNameError
+from gbn.learning.condensation import condensed
+from gbn.learning.data import Data
+from gbn.learning.expansion import Gauge, find_gauges
+from gbn.learning.expectations import Expectation, Expected, estep, moments_of
+from gbn.learning.maximisation import Priors, maximise, parameter_groups
+from gbn.learning.numbers import Frozen, with_values
+from gbn.learning.regressions import Family, read_families
+
+if TYPE_CHECKING:
+    from gbn.net import GaussianBayesNet
+
+__all__ = ["EM", "learner"]
+
+Array = np.ndarray[Any, Any]
+Figures = dict[str, float]
+
+
+def learner(
+    net: GaussianBayesNet,
+    data: Data,
+    frozen: Frozen,
+    rng: np.random.Generator,
+    *,
+    max_iter: int = 500,
+    tol: float | None = 1e-7,
+    engine: str = "exact",
+    engine_options: Mapping[str, Any] | None = None,
+    px: bool = True,
+    restarts: int = 0,
+    ridge: float | Mapping[str, float] = 0.0,
+    mask: Mapping[str, Any] | None = None,
+    fixed_noise: bool | Sequence[str] | None = None,
+    noise_prior: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
+    variance_floor: float = 1e-9,
+    standard_errors: bool = False,
+) -> EM:
+    """EM at work on a net.
+
+    Figures of a round: ``log_evidence`` of all rows, in nats (``minus_free_energy`` with another engine than "exact");
+    ``objective``, that plus the log-priors on weights and noises; ``change``, what the round gained in nats per
+    observed number; ``start``, 0 or the number of a restart.
+
+    Args:
+        max_iter: iterations at most, for each start.
+        tol: stop when an iteration gains no more than this, in nats per observed number; None: make all iterations.
+        engine: of the E-step: "exact"; "vmp", whose bound is climbed instead; or "pc", whose posterior is a point.
+        engine_options: of that engine.
+        px: parameter expansion for latent roots whose children take up their mean and covariance (factor analysis);
+            the root's own prior then stays as it is.  Otherwise priors of inputs are learned like everything else.
+        restarts: further starts, from random weights of the size of the first ones; the best is returned.
+        ridge: α of the prior N(0, 1/α) on weight entries (not on biases and prior means), for all or by parameter.
+        mask: parameter -> array of its shape, True at the entries that are learned; the others stay bit for bit.
+        fixed_noise: True, or names of vertices or noises: covariances that are not learned.  None: none, but with
+            engine "pc" all of them: a point estimate has no spread, and noise learned from it shrinks to nothing.
+        noise_prior: (count, variance): the noise counts so many further rows with errors of this variance; for all, or
+            by vertex or noise.
+        variance_floor: the least variance of any noise in any direction, relative to the mean variance of what was
+            observed of its vertices (where nothing was, to its initial variance).
+        standard_errors: of all that was learned, from the observed information
+            (:func:`gbn.learning.standard_errors.standard_errors`); costs two E-steps for each number learned.
+
+    Raises:
+        LearningError: CPDs that are no regressions on what is learned, a net that is nonlinear in what is hidden, or
+            options that cannot be used.
+        UnknownNameError, ShapeError: names and masks.
+    """
+    for name, number in (
+        ("max_iter", max_iter),
+        ("tol", tol or 0),
+        ("restarts", restarts),
+        ("variance_floor", variance_floor),
+    ):
+        if not number >= 0:
+            raise LearningError(f"{name}: got {number}, expected a number of at least 0")
+    families = read_families(net, frozen)
+    options = _Options(net, families, frozen)
+    priors = Priors(
+        ridge=options.ridge(ridge),
+        masks=options.masks(mask or {}),
+        noise=options.noise_prior(noise_prior),
+        floor={} if not variance_floor else _floors(net, data, families, variance_floor),
+        fixed=options.fixed(engine == "pc" if fixed_noise is None else fixed_noise),
+    )
+    return EM(
+        net, data, families, priors, rng,
+        engine=(engine, engine_options or {}), max_iter=max_iter, tol=tol, px=px, restarts=restarts,
+        standard_errors=standard_errors,
+    )  # fmt: skip
+
+
+class EM:
+    """The learner: one E-step and one M-step a round; see :class:`gbn.learning.training.Learner`."""
+
+    unit = "iterations"
+    measure = "change"
+    objective = "objective"
+
+    def __init__(
+        self,
+        net: GaussianBayesNet,
+        data: Data,
+        families: list[Family],
+        priors: Priors,
+        rng: np.random.Generator,
+        *,
+        engine: tuple[str, Mapping[str, Any]],
+        max_iter: int,
+        tol: float | None,
+        px: bool,
+        restarts: int,
+        standard_errors: bool,
+    ) -> None:
+        self.net, self.initial, self.data, self.families, self.priors, self.rng = net, net, data, families, priors, rng
+        self.engine, self.max_iter, self.tol, self.restarts = engine, max_iter, tol, restarts
+        self.wants_errors = standard_errors
+        self.rounds = max_iter * (restarts + 1)
+        self.remedy = f"raise max_iter (now {max_iter}), or tol (now {tol})"
+        self.groups = parameter_groups(families)
+        rows = condensed(data) if engine[0] == "exact" and net.is_linear() else data
+        self.few, self.estep = rows, estep(rows, families, *engine)
+        self.gauges: list[Gauge] = find_gauges(net, data, families, priors) if px else []
+        self.observed = _observed(data)
+        self.shifts: list[Array] | None = None
+        self.notes: set[str] = set()
+        self.start = self.iteration = 0
+        self.change = np.inf
+        self._failure: str | None = None
+        self._others: dict[Data, Expectation] = {}
+
+    def begin(self) -> Figures:
+        return self._expect(self.net)
+
+    def step(self) -> Figures:
+        if self._settled():
+            return self._restart()
+        roots = {gauge.root for gauge in self.gauges}
+        parts = [(f, m) for f, m in zip(self.families, self.moments, strict=True) if f.name not in roots]
+        notes: set[str] = set()
+        net = maximise(self.net, parts, self.groups, self.priors, notes)
+        for gauge in self.gauges:
+            number = next(k for k, f in enumerate(self.families) if f.name == gauge.root)
+            net = gauge.apply(net, self.moments[number])
+        before = self.value
+        figures = self._expect(net)
+        self.iteration += 1
+        self.notes = notes
+        self.change = (self.value - before) / self.observed
+        self._watch(before)
+        return figures | {"change": self.change}
+
+    def _expect(self, net: GaussianBayesNet) -> Figures:
+        """The E-step at a net, which becomes the learner's."""
+        expected: Expected = self.estep(net)
+        moments = moments_of(expected, self.families, self.few, self.shifts)
+        found = expected.objective(self.few.counts)
+        self.net, self.moments, self.log_evidence = net, moments, found
+        self.value = found + self.priors.log_density(net)
+        self.shifts = [m.shift for m in moments]
+        name = "log_evidence" if self.engine[0] == "exact" else "minus_free_energy"
+        return {name: found, "objective": self.value, "start": float(self.start), "change": np.inf}
+
+    def _restart(self) -> Figures:
+        """The next start: weights of the size of the initial ones, noises and prior means as they were."""
+        self.start += 1
+        self.iteration, self.change = 0, np.inf
+        drawn = {}
+        for name in sorted({p for f in self.families for p in f.learned if f.mean is not None}):
+            value = np.asarray(self.initial.vertices[name].value, np.float64)
+            spread = float(np.sqrt((value * value).mean())) or 1 / np.sqrt(value.shape[-1] if value.ndim > 1 else 1)
+            draw = spread * self.rng.standard_normal(value.shape)
+            drawn[name] = np.where(self.priors.masks.get(name, True), draw, value)
+        return self._expect(with_values(self.initial, drawn))
+
+    def _watch(self, before: float) -> None:
+        """Note a fall of the objective that rounding does not explain."""
+        if self.value >= before:
+            return
+        # Rounding grows with the spread of the variances, as the condition of the posterior does.
+        variances = [np.linalg.eigvalsh(q.value) if q.form == "full" else q.value for q in self.net.noises.values()]
+        spread = max(v.max() for v in variances) / min(v.min() for v in variances)
+        resolution = max(1e-9, 100 * float(np.finfo(self.net.dtype).eps) * min(spread, 1e10))
+        exact = self.engine[0] == "exact"
+        if self.value >= before - resolution * (1 if exact else 1e3) * (abs(before) + self.observed):
+            return
+        fell = f"the objective fell from {before:.12g} to {self.value:.12g} in iteration {self.iteration}"
+        if exact:
+            self._failure = (
+                f"{fell}, which EM never does: a defect of gbn, please report it; the best round is returned"
+            )
+        else:
+            self._failure = f"{fell}: engine {self.engine[0]!r} did not arrive; let it go further (engine_options)"
+
+    def _settled(self) -> bool:
+        """Whether this start has arrived or used up its iterations."""
+        return self._steady() or self.iteration >= self.max_iter
+
+    def _steady(self) -> bool:
+        return self.tol is not None and self.change <= self.tol
+
+    def arrived(self) -> str | None:
+        if self._steady() and self.start >= self.restarts:
+            return f"gained {self.change:.2g} nats per observed number in iteration {self.iteration}"
+        return None
+
+    def failed(self) -> str | None:
+        return self._failure
+
+    def score(self, data: Data) -> float:
+        """Log-evidence of other rows per unit of weight."""
+        if data not in self._others:
+            self._others[data] = estep(data.of(self.net), self.families, *self.engine)
+        expected = self._others[data](self.net)
+        return expected.objective(data.counts) / data.total
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "start": self.start,
+            "iteration": self.iteration,
+            "change": self.change,
+            "shifts": list(self.shifts or ()),
+            "notes": sorted(self.notes),
+            "failure": self._failure,
+        }
+
+    def restore(self, net: GaussianBayesNet, state: Mapping[str, Any]) -> None:
+        self.shifts = list(state["shifts"])
+        self._expect(net)
+        self.start, self.iteration, self.change = state["start"], state["iteration"], state["change"]
+        self.notes, self._failure = set(state["notes"]), state["failure"]
+
+    def diagnostics(self, best: GaussianBayesNet) -> dict[str, Any]:
+        exact = self.engine[0] == "exact"
+        out: dict[str, Any] = {
+            "engine": self.engine[0],
+            "exact": "the log-evidence of every round" if exact else "nothing: the E-step is an approximation",
+            "expanded": tuple(gauge.root for gauge in self.gauges),
+            "variance_floor": dict(self.priors.floor),
+            "not_determined": sorted(self.notes),
+        }
+        if self.wants_errors:
+            from gbn.learning.standard_errors import standard_errors
+
+            out["standard_errors"] = standard_errors(
+                best, self.data, self.families, self.priors, [gauge.root for gauge in self.gauges]
+            )
+        return out
+
+
+class _Options:
+    """Options by name of a vertex, parameter or noise, checked."""
+
+    def __init__(self, net: GaussianBayesNet, families: Sequence[Family], frozen: Frozen) -> None:
+        self.net, self.frozen = net, frozen
+        self.learned = {p for f in families for p in f.learned if f.mean is not None}
+        self.noises = {f.noise for f in families} - frozen.noises
+
+    def _parameter(self, name: str, option: str) -> str:
+        if name not in self.learned:
+            raise UnknownNameError(f"learned parameter in {option}", name, self.learned)
+        return name
+
+    def _noise(self, name: str, option: str) -> str:
+        vertex = self.net.vertices.get(name)
+        key = name if vertex is None else vertex.noise
+        if key not in self.net.noises:
+            raise UnknownNameError(f"noise in {option}", name, self.net.noises)
+        return str(key)
+
+    def ridge(self, given: float | Mapping[str, float]) -> dict[str, float]:
+        """By parameter; a number is for all weights, biases excepted."""
+        if isinstance(given, Mapping):
+            found = {self._parameter(name, "ridge"): float(alpha) for name, alpha in given.items()}
+        else:
+            # A bias is what enters the constant alone: a vector, added.
+            found = {n: float(given) for n in self.learned if given and len(self.net.vertices[n].shape) > 1}
+        if any(not alpha >= 0 or not np.isfinite(alpha) for alpha in found.values()):
+            raise LearningError(f"ridge: got {given}, expected finite numbers of at least 0")
+        return found
+
+    def masks(self, given: Mapping[str, Any]) -> dict[str, Array]:
+        out = {}
+        for name, mask in given.items():
+            shape, array = self.net.vertices[self._parameter(name, "mask")].shape, np.asarray(mask)
+            if array.shape != shape or array.dtype != bool:
+                raise ShapeError(f"mask of {name!r}: got {array.dtype} of {array.shape}, expected booleans of {shape}")
+            if not array.all():
+                out[name] = array
+        return out
+
+    def fixed(self, given: bool | Sequence[str]) -> frozenset[str]:
+        if isinstance(given, bool):
+            chosen = set(self.net.noises) if given else set()
+        else:
+            chosen = {self._noise(n, "fixed_noise") for n in ([given] if isinstance(given, str) else given)}
+        return frozenset(chosen | self.frozen.noises)
+
+    def noise_prior(self, given: Any) -> dict[str, tuple[float, float]]:
+        if given is None:
+            return {}
+        by_name = given if isinstance(given, Mapping) else dict.fromkeys(self.noises, given)
+        out = {}
+        for name, pair in by_name.items():
+            count, variance = map(float, pair)
+            if not (count >= 0 and variance > 0 and np.isfinite(count + variance)):
+                raise LearningError(
+                    f"noise_prior of {name!r}: got {pair}, expected (count of at least 0, variance > 0)"
+                )
+            out[self._noise(name, "noise_prior")] = (count, variance)
+        return out
+
+
+def _observed(data: Data) -> float:
+    """How many numbers were observed, by weight; at least 1."""
+    total = 0.0
+    for name, value in data.evidence.values.items():
+        known = data.evidence.masks.get(name, ~np.isnan(value))
+        total += float(data.counts @ known.reshape(data.samples, -1).sum(axis=1))
+    return max(total, 1.0)
+
+
+def _floors(net: GaussianBayesNet, data: Data, families: Sequence[Family], relative: float) -> dict[str, float]:
+    """The least variance of each noise: ``relative`` times the mean variance of what was observed of its vertices."""
+    sums: dict[str, Array] = {}
+    for family in families:
+        for vertex, _ in family.members:
+            if vertex in data.evidence.values:
+                sums[family.noise] = sums.get(family.noise, 0) + _sums(data, vertex)
+    out = {}
+    for noise in {f.noise for f in families}:
+        scale = 0.0
+        if noise in sums:
+            weight, first, second = sums[noise]
+            weight = np.maximum(weight, 1e-300)
+            # Less what is only rounding in a constant column.
+            variance = second / weight - (first / weight) ** 2
+            scale = float(np.where(variance > 1e-12 * second / weight, variance, 0.0).mean())
+        out[noise] = relative * (scale or float(net.noises[noise].diagonal().mean()))
+    return out
+
+
+def _sums(data: Data, name: str) -> Array:
+    """Σ w, Σ w y and Σ w y² of a vertex's observed entries.  Shape: (3, size)."""
+    value = data.evidence.values[name].reshape(data.samples, -1).astype(np.float64)
+    mask = data.evidence.masks.get(name)
+    known = np.ones_like(value) if mask is None else mask.reshape(value.shape).astype(np.float64)
+    weight = known * data.counts[:, None]
+    return np.stack([weight.sum(axis=0), (weight * value).sum(axis=0), (weight * value * value).sum(axis=0)])
