@@ -33,19 +33,13 @@ def accepts(obj: Any) -> bool:
     return any(base.__module__.partition(".")[0] == "keras" and base.__name__ == "Layer" for base in type(obj).__mro__)
 
 
-def convert(
-    obj: Any, example: Any = None, *, labels: bool = True, max_bytes: int = 4 << 30, **options: Any
-) -> GaussianBayesNet:
+def convert(obj: Any, example: Any = None, *, max_bytes: int = 4 << 30, **options: Any) -> GaussianBayesNet:
     """The computation graph of a Keras model at inference, without noise yet.
-
-    An output that is a softmax or a sigmoid gives way to its logits, with a categorical or bernoulli label below them:
-    what the model trains with.
 
     Args:
         obj: a ``keras.Sequential`` or a functional ``keras.Model``, or the path of a ``.keras`` file.
         example: a batch of inputs, shape (samples, *event), or a tuple of them; needed only where the model leaves a
             size open.
-        labels: False keeps probabilities as the outputs that they are.
         max_bytes: what a file's members, and trying one op on two samples, may need.
 
     Raises:
@@ -58,11 +52,11 @@ def convert(
     from converters._keras.records import LiveWeights
 
     if options:
-        raise ConversionError(f"options of the Keras converter: got {sorted(options)}, expected labels and max_bytes")
+        raise ConversionError(f"options of the Keras converter: got {sorted(options)}, expected max_bytes")
     if isinstance(obj, (str, PathLike)):
         record, weights = read(_checked(Path(obj)), max_bytes)
-        return convert_model(record, weights, example, labels, max_bytes)
-    return convert_model(_record(obj), LiveWeights(obj), example, labels, max_bytes)
+        return convert_model(record, weights, example, max_bytes)
+    return convert_model(_record(obj), LiveWeights(obj), example, max_bytes)
 
 
 def _checked(path: Path) -> Path:

@@ -53,7 +53,7 @@ def convert(
         likelihood: what the outputs are observed by.
 
             - "auto": the labels that the converter knows the model to be trained with (a classifier of scikit-learn);
-              else an output that ends in Softmax or LogSoftmax over axis 1 is "categorical", one that ends in Sigmoid
+              else an output that ends in Softmax or LogSoftmax is "categorical", one that ends in Sigmoid
               "bernoulli", and any other Gaussian, as is one that is named in ``latents``, ``noise`` or
               ``output_noise``.
             - "categorical", "bernoulli": every output, which holds logits or ends in that op.
@@ -61,16 +61,13 @@ def convert(
             - a mapping output -> one of these; "auto" for the outputs that it leaves out.
 
             A labelled output gets a leaf ``<output>.label``, which is what to observe; it hangs on the logits: the
-            output itself, or what its Softmax, LogSoftmax or Sigmoid reads.  Both have no noise; the output stays in
-            the net and gives the probabilities.
+            output itself, or what its Softmax, LogSoftmax or Sigmoid reads (with the classes moved to axis 1, where
+            labels have them).  Both have no noise; the output stays in the net and gives the probabilities.
         sample_axis: the axis of the model's inputs that counts the samples, one for all inputs or a sequence with one
             for each; the net has samples on axis 0 of every vertex nonetheless, ``(N, *the other axes)``, and an output
             whose model merges samples with another axis has that axis in its event.  None: the whole of an input is
             one sample, so that each vertex has one more axis in front than the model's tensor.
         options: passed to the converter.
-
-    Warns:
-        UserWarning: an output stays Gaussian under "auto" although it ends in a softmax, over another axis.
 
     Raises:
         ConversionError: no converter takes the object, or the one that does cannot convert it.

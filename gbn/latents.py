@@ -5,7 +5,6 @@ A converter returns a deterministic graph.  The policy here decides which CPDs v
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from gbn import likelihoods, ops
 from gbn.errors import GraphError, UnknownNameError, near_matches
 from gbn.net import GaussianBayesNet, Vertex
 
-__all__ = ["POLICIES", "assign_noise"]
+__all__ = ["POLICIES", "assign_noise", "label_output"]
 
 _CONTRACTIONS = frozenset({"Gemm", "MatMul", "Einsum", "Conv", "ConvTranspose", "Linear"})
 # Every entry of the parent is one of the result.
@@ -48,20 +47,18 @@ def assign_noise(
         likelihood: of the outputs.
 
             - None keeps the labels that the net has;
-            - "auto" keeps them too, and recognises others by the op that an output ends in: Softmax or LogSoftmax over
-              the classes (axis 1) is categorical, Sigmoid bernoulli, anything else Gaussian, as are outputs that have
-              noise or are named in one of the arguments above;
+            - "auto" keeps them too, and recognises others by the op that an output ends in: Softmax or LogSoftmax is
+              categorical, Sigmoid bernoulli, anything else Gaussian, as are outputs that have noise or are named in one
+              of the arguments above;
             - "categorical" or "bernoulli" for every output;
             - "gaussian" takes all labels away;
             - a mapping output -> one of these decides for each output; those that it leaves out keep their labels.
 
             A label is a leaf ``<output>.label`` on the logits: on the output, or on what its last op reads where that
-            makes probabilities of logits.  Output and logits are deterministic then, unless they are named.
+            makes probabilities of logits, transposed (``<output>.classes_first``) where that has the classes on another
+            axis than the first of the event.  Output and logits are deterministic then, unless they are named.
 
     Vertices that have noise already keep it, unless they are named.
-
-    Warns:
-        UserWarning: an output stays Gaussian under "auto" although it ends in a softmax, over another axis.
 
     Raises:
         UnknownNameError: an unknown policy, vertex or likelihood, with near matches.
@@ -86,7 +83,8 @@ def _assign(net: GaussianBayesNet, latents: Any, noise: Any, output_noise: Any, 
     outputs = set(net.outputs)
     gaussian = [name for name in net.outputs if not _labels(net, name)]
     quiet = {net.vertices[label].parents[0] for label in net.labels}
-    quiet.update(v for output in outputs - set(gaussian) for v in _ending(net, output).path)
+    for ending in (_ending(net, output) for output in outputs - set(gaussian)):
+        quiet.update(ending.path, [ending.logits])
     hidden = [name for name in chosen if name not in outputs and (name in named or name not in quiet)]
     covariances = _covariances(net, gaussian, output_noise, named & outputs, "output_noise")
     covariances |= _covariances(net, hidden, noise, named, "noise")
@@ -216,15 +214,15 @@ class _Ending:
     """How an output ends.
 
     path: the vertices from the output down to its last op, which computes something; that op included.
-    kind: the likelihood that the op says, if any, and
     logits: what the op reads; the output itself where it makes no probabilities.
-    fault: why there can be no such label, if so.
+    kind: the likelihood that the op says, if any.
+    axis: of the classes.
     """
 
     path: tuple[str, ...]
     logits: str
     kind: str | None = None
-    fault: str = ""
+    axis: int = 1
 
 
 def _ending(net: GaussianBayesNet, output: str) -> _Ending:
@@ -235,12 +233,8 @@ def _ending(net: GaussianBayesNet, output: str) -> _Ending:
     kind = _PROBABILITIES.get(str(last.op))
     if kind is None:
         return _Ending(tuple(path), output)
-    (logits,) = last.parents
-    axis, rank = last.attributes.get("axis", -1), len(last.shape) + 1
-    if kind == "categorical" and axis % rank != 1:
-        fault = f"its {last.op} runs over axis {axis % rank} of {rank}, and labels have their classes on axis 1"
-        return _Ending(tuple(path), logits, kind, fault)
-    return _Ending(tuple(path), logits, kind)
+    axis = last.attributes.get("axis", -1) % (len(last.shape) + 1) if kind == "categorical" else 1
+    return _Ending(tuple(path), last.parents[0], kind, axis)
 
 
 def _labels(net: GaussianBayesNet, output: str) -> list[str]:
@@ -264,47 +258,47 @@ def _set_labels(
     for output, kind in per_output.items():
         if output not in net.outputs:
             raise UnknownNameError("output in likelihood", output, net.outputs)
-        if kind == "auto":
-            _recognise(net, output, output in mentioned)
-            continue
-        for label in _labels(net, output):
-            del net.vertices[label]
-        if kind is not None and kind != "gaussian":
-            _add_label(net, output, kind)
+        if kind != "auto":
+            label_output(net, output, kind)
+        elif output not in mentioned and not net.vertices[output].random and not _labels(net, output):
+            ending = _ending(net, output)
+            if ending.kind is not None and net.vertices[ending.logits].plated:
+                label_output(net, output, ending.kind)
 
 
-def _recognise(net: GaussianBayesNet, output: str, mentioned: bool) -> None:
-    """Add the label that the output's last op says, if it says one and nobody said otherwise."""
-    ending = _ending(net, output)
-    if ending.kind is None or mentioned or net.vertices[output].random or _labels(net, output):
-        return
-    if ending.fault:
-        warnings.warn(
-            f"output {output!r} stays Gaussian: {ending.fault}; move them there in the model, or say "
-            "likelihood='gaussian'",
-            stacklevel=6,
-        )
-    elif net.vertices[ending.logits].plated:
-        _add_label(net, output, ending.kind)
+def label_output(net: GaussianBayesNet, output: str, kind: str | None) -> None:
+    """Give an output of ``net`` a label, in place of those it has: see :func:`assign_noise`.
 
+    Args:
+        kind: "categorical" or "bernoulli"; "gaussian" or None for no label.
 
-def _add_label(net: GaussianBayesNet, output: str, kind: str) -> None:
-    if kind not in likelihoods.LIKELIHOODS:
+    Raises:
+        GraphError: an unknown likelihood, or one on top of probabilities of another kind.
+    """
+    if kind not in (None, "gaussian", *likelihoods.LIKELIHOODS):
         known = ["auto", "gaussian", *likelihoods.LIKELIHOODS]
         raise GraphError(f"likelihood: got {kind!r}, expected one of {_quoted(known)}; {near_matches(kind, known)}")
-    ending, logits = _ending(net, output), output
-    operation = net.vertices[ending.path[-1]].op
-    fault = ending.fault
+    moved = f"{output}.classes_first"
+    for label in _labels(net, output):
+        (logits,) = net.vertices.pop(label).parents
+        if logits == moved:
+            del net.vertices[moved]
+    if kind is None or kind == "gaussian":
+        return
+    ending = _ending(net, output)
+    operation, logits = net.vertices[ending.path[-1]].op, ending.logits
     if ending.kind not in (None, kind):
-        fault = f"it ends in a {operation}, which says {ending.kind!r}"
-    if not fault:
-        logits = ending.logits
-    # The logarithms of probabilities may be logits of anything.
-    elif operation != "LogSoftmax":
-        raise GraphError(
-            f"likelihood {kind!r} needs logits under the output {output!r}: {fault}; convert the model without its "
-            "last layer, or use likelihood='gaussian'"
-        )
+        # The logarithms of probabilities may be logits of anything.
+        if operation != "LogSoftmax":
+            raise GraphError(
+                f"likelihood {kind!r} needs logits under the output {output!r}: it ends in a {operation}, which says "
+                f"{ending.kind!r}; convert the model without its last layer, or use likelihood='gaussian'"
+            )
+        logits = output
+    elif ending.axis != 1:
+        others = [axis for axis in range(1, len(net.vertices[logits].shape) + 1) if axis != ending.axis]
+        net.set_outputs(net.outputs)  # the new vertex, which has no children either, is none
+        logits = net.add(moved, "Transpose", [logits], perm=[0, ending.axis, *others])
     net.add_likelihood(f"{output}.label", kind, logits)
 
 

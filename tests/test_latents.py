@@ -233,21 +233,26 @@ def test_logits_have_noise_where_they_are_named() -> None:
     assert net.latents == ("y",)
 
 
-def test_a_softmax_over_another_axis_stays_gaussian() -> None:
-    def build() -> GaussianBayesNet:
-        net = GaussianBayesNet()
-        net.add_input("x", (2, 3))
-        net.add("p", "Softmax", ["x"], axis=-1)
-        return net
-
-    net = build()
-    with pytest.warns(UserWarning, match="'p' stays Gaussian: its Softmax runs over axis 2 of 3"):
-        assign_noise(net, likelihood="auto")
-    assert net.labels == ()
-    assert net.latents == ("p",)
-    with pytest.raises(GraphError, match=r"'categorical' needs logits.*axis 2 of 3"):
-        assign_noise(build(), likelihood="categorical")
-    assign_noise(build(), likelihood="gaussian")
+def test_classes_on_another_axis_come_first_for_their_label() -> None:
+    net = GaussianBayesNet()
+    net.add_input("x", (2, 3))
+    net.add_parameter("W", np.random.default_rng(0).normal(size=(3, 4)))
+    net.add("y", "MatMul", ["x", "W"])
+    net.add("p", "Softmax", ["y"], axis=-1)
+    plain = net.copy()
+    assign_noise(net, likelihood="auto")
+    assert net.labels == ("p.label",)
+    assert net["p.label"].parents == ("p.classes_first",)
+    assert net.latents == ()
+    x, classes = np.random.default_rng(1).normal(size=(5, 2, 3)), np.random.default_rng(2).integers(0, 4, (5, 2))
+    p = net.forward({"x": x})["p"]
+    expected = np.log(np.take_along_axis(p, classes[..., None], 2)).sum((1, 2))
+    np.testing.assert_allclose(net.log_prob({"x": x, "p.label": classes}), expected, rtol=1e-12)
+    # Taken away again, it leaves nothing behind.
+    assign_noise(net, likelihood="gaussian")
+    assign_noise(plain, likelihood="gaussian")
+    assert list(net) == list(plain)
+    assert net.latents == plain.latents
 
 
 def test_outputs_by_themselves_and_logits_that_are_outputs() -> None:

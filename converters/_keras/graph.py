@@ -12,26 +12,22 @@ import numpy as np
 
 from converters._keras import attention, einsum, layers, operations, recurrent, shapes  # noqa: F401 - enter their rules
 from converters._keras.call import RULES, Call, Ref, Refused, State, run
-from converters._keras.heads import finish
 from converters._keras.operations import PREFIX
 from converters._keras.records import Config, Layer, Weights, is_operation, kind_of, of_record
 from gbn.errors import ConversionError, GbnError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
 
-__all__ = ["convert_model"]
+__all__ = ["convert_model", "name_outputs"]
 
 _MODELS = ("Functional", "Sequential")
 # (name of a layer, number of its call).
 Node = tuple[str, int]
 
 
-def convert_model(
-    record: Mapping[str, Any], weights: Weights, example: Any, labels: bool, max_bytes: int
-) -> GaussianBayesNet:
+def convert_model(record: Mapping[str, Any], weights: Weights, example: Any, max_bytes: int) -> GaussianBayesNet:
     """The net of a serialised model.
 
     Args:
-        labels: whether outputs that are probabilities give way to their logits, with a label below them.
         max_bytes: what trying one op on two samples may need.
 
     Raises:
@@ -52,9 +48,18 @@ def convert_model(
         )
     if not outputs:
         raise ConversionError("the Keras model has no outputs")
-    names = [ref.vertex for ref in outputs]
-    finish(builder.state.net, names, names if labels else ())
+    name_outputs(builder.state.net, [ref.vertex for ref in outputs])
     return builder.state.net
+
+
+def name_outputs(net: GaussianBayesNet, vertices: Sequence[str]) -> None:
+    """Name the outputs: an op for each."""
+    names: list[str] = []
+    for name in vertices:
+        if name in names or net[name].kind != "op":
+            name = net.add(f"{name}.output{len(names) or ''}", "Identity", [name])
+        names.append(name)
+    net.set_outputs(names)
 
 
 def _float_type(record: Any) -> Any:

@@ -10,13 +10,14 @@ import numpy as np
 
 from converters._keras import attention, layers, recurrent, shapes  # noqa: F401 - enter their rules
 from converters._keras.call import Call, Ref, Refused, State, run
-from converters._keras.heads import finish
+from converters._keras.graph import name_outputs
 from converters._keras.records import BadEntry, Config, Layer
 from converters._spec.nodes import Faults, Node
 from converters._spec.schema import COMMON, LAYERS
 from converters._spec.weights import INITS, Archive, Budget, Drawn, Given
 from gbn import likelihoods
 from gbn.errors import ConversionError, GbnError, near_matches
+from gbn.latents import label_output
 from gbn.net import GaussianBayesNet
 
 __all__ = ["TOP", "Layered", "entry", "keys"]
@@ -255,14 +256,14 @@ class Layered:
             if not self.faults.found:
                 self.faults.add(self.top, "it has no layers")
             return
-        finish(net, names, [name for name in names if kinds[name] != "gaussian"])
-        labelled = {net[label].parents[0] for label in net.labels}
+        name_outputs(net, names)
         for name, output in zip(names, net.outputs, strict=True):
             try:
                 if kinds[name] in likelihoods.LIKELIHOODS:
-                    if output in labelled:
-                        del net.vertices[f"{output}.label"]
-                    net.add_likelihood(f"{output}.label", kinds[name], output)
+                    label_output(net, output, kinds[name])
+                elif kinds[name] == "gaussian" and not net[output].random:
+                    # Noise says that it is observed as it is, whatever op it ends in.
+                    net.set_noise({output: 1.0})
             except GbnError as error:
                 self.faults.add(self.top.value["likelihood"], str(error))
 

@@ -164,7 +164,7 @@ def model_of(layer: Any, events: Any) -> Any:
 def test_layer(case: str) -> None:
     make, events = CASES[case]
     model = model_of(make(), events)
-    net = converted(model, labels=False)
+    net = converted(model, likelihood="gaussian")
     runs_alike(model, net, 1e-11)
     # An output that another is computed from is observed itself, and ends the paths of the gradient.
     if len(net.outputs) == 1:
@@ -174,12 +174,12 @@ def test_layer(case: str) -> None:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation(name: str) -> None:
     model = model_of(L.Dense(6, activation=name), (4,))
-    net = converted(model, labels=False)
+    net = converted(model, likelihood="gaussian")
     runs_alike(model, net, 1e-11)
     # Torch differentiates a hard sigmoid with 1/6 in single precision.
     gradients_agree(model, net, 1e-7 if name == "hard_sigmoid" else 1e-9)
     layer = model_of(L.Activation(name), (4, 6))
-    runs_alike(layer, converted(layer, labels=False), 1e-11)
+    runs_alike(layer, converted(layer, likelihood="gaussian"), 1e-11)
 
 
 def test_causal_attention_and_its_scores() -> None:
@@ -187,7 +187,7 @@ def test_causal_attention_and_its_scores() -> None:
     attended, scores = L.MultiHeadAttention(2, 3)(x, x, use_causal_mask=True, return_attention_scores=True)
     model = keras.Model(x, [attended, scores])
     randomize(model)
-    net = converted(model, labels=False)
+    net = converted(model, likelihood="gaussian")
     runs_alike(model, net, 1e-11)
     assert net.forward({net.inputs[0]: np.ones((1, 5, 4))})[net.outputs[1]][0, 0, 1, 2] == 0
 
@@ -199,9 +199,9 @@ def test_states_from_one_layer_to_another() -> None:
     both = L.Bidirectional(L.GRU(3, return_state=True))(decoded)
     model = keras.Model([x, y], both)
     randomize(model)
-    runs_alike(model, converted(model, labels=False), 1e-11)
+    runs_alike(model, converted(model, likelihood="gaussian"), 1e-11)
     model = keras.Model([x, y], both[0])
-    gradients_agree(model, converted(model, labels=False), 1e-9)
+    gradients_agree(model, converted(model, likelihood="gaussian"), 1e-9)
 
 
 @pytest.mark.parametrize("axis", [1, [2, 1]])

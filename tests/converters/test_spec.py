@@ -231,12 +231,13 @@ def test_likelihoods() -> None:
         layers = [{"name": "y", "type": "dense", "units": 3, "activation": last}]
         return convert({"inputs": [{"name": "x", "shape": 2}], "layers": layers, **top})
 
-    assert net("softmax").labels == ("y.logits.label",)
-    assert net("sigmoid")["y.logits.label"].op == "bernoulli"
-    assert net("softmax", likelihood="gaussian").outputs == ("y",)
+    assert net("softmax")["y.label"].parents == ("y.logits",)
+    assert net("sigmoid")["y.label"].op == "bernoulli"
+    assert net("softmax", likelihood="gaussian").labels == ()
     assert net("linear", likelihood="categorical").labels == ("y.label",)
     assert net("linear", likelihood={"y": "bernoulli"})["y.label"].op == "bernoulli"
-    assert net("softmax", likelihood="bernoulli")["y.logits.label"].op == "bernoulli"
+    with pytest.raises(ConversionError, match=r"likelihood: .*'y': it ends in a Softmax, which says"):
+        net("softmax", likelihood="bernoulli")
 
 
 def test_weights_of_a_file(tmp_path: Path) -> None:
