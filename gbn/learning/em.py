@@ -86,7 +86,8 @@ def learner(
             observed of its vertices (where nothing was, to its initial variance).
         standard_errors: of all that was learned, from the observed information
             (:func:`gbn.learning.standard_errors.standard_errors`); costs two E-steps for each number learned.
-        batch_size: rows for each step of stepwise EM; None: plain EM.  What follows is of stepwise EM, which has no
+        batch_size: rows for each step of stepwise EM, whose figure is the ``log_evidence`` a row of the net linearised
+            at the forward pass, as the epoch went; None: plain EM.  What follows is of stepwise EM, which has no
             use for max_iter, tol, px, restarts and standard_errors, and no other engine than "exact".
         epochs: passes over the data.
         step_size: the share of the statistics that a batch replaces; None: (t + 1)^-step_decay at step t.

@@ -28,7 +28,8 @@ from gbn.learning.expectations import Moments, moments_of
 from gbn.learning.maximisation import Priors, maximise, parameter_groups
 from gbn.learning.numbers import parameters_of, with_noise
 from gbn.learning.regressions import names_of
-from gbn.learning.scoring import log_density, observed_density
+from gbn.learning.scoring import observed_density
+from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
     from gbn.evidence import Evidence
@@ -42,6 +43,7 @@ __all__ = ["Stepwise", "check_reached"]
 Array = np.ndarray[Any, Any]
 Figures = dict[str, float]
 _DENSE_LIMIT = 1024
+_MEASURED_AT_ONCE = 256
 
 
 class Expected:
@@ -61,12 +63,12 @@ class Expected:
         rng: np.random.Generator,
     ) -> None:
         problem = Errors(evidence)
-        x, self.log_density = problem.start(), None
+        x, self.log_evidence = problem.start(), np.zeros(0)
         for _ in range(linearisations):
             point = problem.at(x)
-            if self.log_density is None:
-                self.log_density = observed_density(point)
-            solution = ObservationPosterior(point, names, None, coordinates_observed(point) <= _DENSE_LIMIT)
+            solution = _posterior(point, names)
+            if not self.log_evidence.size:
+                self.log_evidence = _log_evidence(solution)
             found = solution.system.pull(solution.coordinates.scatter(solution.multiplier), problem.names)
             whitened = {n: problem.whiten(n, found[n]) for n in problem.names if n in found}
             x = problem.join({**problem.split(np.zeros_like(x)), **whitened}, x)
@@ -97,14 +99,15 @@ class Expected:
         return name in self.moving and not self.solution.known(name)
 
     def objective(self, counts: Array) -> float:
-        return float(counts @ self.solution.log_evidence().astype(np.float64))
+        """Log-evidence of the net linearised at the forward pass."""
+        return float(counts @ self.log_evidence)
 
 
 class Stepwise:
     """The learner: one pass over the data a round; see :class:`gbn.learning.training.Learner`."""
 
     unit = "epochs"
-    measure = "log_density"
+    measure = "log_evidence"
     # What a training set says of a net is no judge of it: without held-out data the last round is the result.
     objective = "steps"
     remedy = "raise the noise of the hidden vertices, or damping"
@@ -146,7 +149,7 @@ class Stepwise:
         self._failure: str | None = None
 
     def begin(self) -> Figures:
-        return {"log_density": self.score(self.data), "steps": 0.0}
+        return {"log_evidence": self.score(self.data), "steps": 0.0}
 
     def step(self) -> Figures:
         net, total = self.net, 0.0
@@ -154,17 +157,17 @@ class Stepwise:
             net, found = self._batch(net, batch)
             total += found
             if not math.isfinite(total):
-                self._failure = f"the log-density is {found} in epoch {self.epoch + 1}, step {self.steps}"
-                return {"log_density": total, "steps": math.nan}
+                self._failure = f"the log-evidence is {found} in epoch {self.epoch + 1}, step {self.steps}"
+                return {"log_evidence": total, "steps": math.nan}
         self.epoch += 1
         if self.noise_decay != 1 and self.annealed:
             net = with_noise(net, {n: net.noises[n].value * self.noise_decay for n in self.annealed})
         self.net = net
         # As the epoch went, each batch before its step.
-        return {"log_density": total / self.data.total, "steps": float(self.steps)}
+        return {"log_evidence": total / self.data.total, "steps": float(self.steps)}
 
     def _batch(self, net: GaussianBayesNet, batch: Data) -> tuple[GaussianBayesNet, float]:
-        """The net after one E-step and one M-step, and the log-density of the batch before them."""
+        """The net after one E-step and one M-step, and the log-evidence of the batch before them."""
         evidence = replace(batch.evidence, net=net)
         expected = Expected(evidence, self.names, self.linearisations, self.samples, self.rng)
         self.steps += 1
@@ -175,8 +178,7 @@ class Stepwise:
             old, kept = self.running[k], 1 - share
             self.running[k] = replace(old, weight=kept * old.weight + new.weight, second=kept * old.second + new.second)
         parts = [(f, self._damped(f, m, net)) for f, m in zip(self.families, self.running, strict=True)]
-        density = float(batch.counts @ expected.log_density)
-        return maximise(net, parts, self.groups, self.priors, self.notes), density
+        return maximise(net, parts, self.groups, self.priors, self.notes), expected.objective(batch.counts)
 
     def _damped(self, family: Family, moments: Moments, net: GaussianBayesNet) -> Moments:
         """The moments with some more rows that agree with the net as it is."""
@@ -190,7 +192,15 @@ class Stepwise:
         return self._failure
 
     def score(self, data: Data) -> float:
-        return log_density(self.net, data)
+        """Log-evidence of other rows in the net linearised at their forward pass, per unit of weight.
+
+        Where more is observed than can be factored, what the forward pass alone says of it.
+        """
+        total = 0.0
+        for batch in data.batches(_MEASURED_AT_ONCE, self.rng, shuffle=False):
+            point = Linearization.forward(replace(batch.evidence, net=self.net))
+            total += float(batch.counts @ _log_evidence(_posterior(point, ())))
+        return total / data.total
 
     def state(self) -> dict[str, Any]:
         return {
@@ -216,6 +226,16 @@ class Stepwise:
             "covariances": f"of the linearised net, {spread}",
             "not_determined": sorted(self.notes),
         }
+
+
+def _posterior(point: Linearization, names: Sequence[str]) -> ObservationPosterior:
+    return ObservationPosterior(point, names, None, coordinates_observed(point) <= _DENSE_LIMIT)
+
+
+def _log_evidence(solution: ObservationPosterior) -> Array:
+    """Shape: (samples,)."""
+    found = solution.log_evidence() if solution.dense else observed_density(solution.point)
+    return found.astype(np.float64)
 
 
 def _agreeing(family: Family, net: GaussianBayesNet, rows: float) -> Moments:

@@ -220,6 +220,17 @@ def test_missing_cells_and_weights():
         np.testing.assert_allclose(a[name].value, b[name].value, rtol=1e-7, atol=1e-9)
 
 
+def test_validation_is_the_log_evidence_of_the_linearised_net():
+    net, data = problem()
+    held = {name: value[:20] for name, value in data.items()}
+    result = net.fit(data, batch_size=16, epochs=6, validation=held)
+    scores = result.history.column("validation")
+    assert result.best_round == int(scores.argmax())
+    for fitted, score in ((net, scores[0]), (result.net, scores.max())):
+        assert fitted.query(evidence=held).log_evidence.mean() == pytest.approx(score, rel=1e-9)
+    assert scores.max() > scores[0]
+
+
 def test_hidden_noise_is_annealed():
     net, data = problem()
     fitted = net.fit(data, batch_size=30, epochs=3, fixed_noise=True, noise_decay=0.5).net
