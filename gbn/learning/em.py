@@ -50,7 +50,7 @@ def learner(
     mask: Mapping[str, Any] | None = None,
     fixed_noise: bool | Sequence[str] | None = None,
     noise_prior: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
-    variance_floor: float = 1e-9,
+    variance_floor: float | None = None,
     standard_errors: bool = False,
     batch_size: int | None = None,
     epochs: int = 15,
@@ -83,7 +83,8 @@ def learner(
         noise_prior: (count, variance): the noise counts so many further rows with errors of this variance; for all, or
             by vertex or noise.
         variance_floor: the least variance of any noise in any direction, relative to the mean variance of what was
-            observed of its vertices (where nothing was, to its initial variance).
+            observed of its vertices (where nothing was, to its initial variance).  None: 1e-9, or 1e-4 in batches,
+            whose few rows a net can fit by chance.
         standard_errors: of all that was learned, from the observed information
             (:func:`gbn.learning.standard_errors.standard_errors`); costs two E-steps for each number learned.
         batch_size: rows for each step of stepwise EM, whose figure is the ``log_evidence`` a row of the net linearised
@@ -104,6 +105,8 @@ def learner(
             options that cannot be used.
         UnknownNameError, ShapeError: names and masks.
     """
+    if variance_floor is None:
+        variance_floor = 1e-9 if batch_size is None else 1e-4
     for name, number in (
         ("max_iter", max_iter),
         ("tol", tol or 0),
