@@ -113,7 +113,7 @@ def runs() -> Mapping[str, Mapping[str, Run]]:
 
 
 def line(name: str, figures: Array, seconds: str) -> str:
-    return f"{name:24s}" + "".join(f"{value:>8s}" for value in [*(f"{f:.3f}" for f in figures), seconds])
+    return f"{name:32s}" + "".join(f"{value:>8s}" for value in [*(f"{f:.3f}" for f in figures), seconds])
 
 
 def main() -> None:
