@@ -45,7 +45,10 @@ def clamped_messages(point: Linearization) -> dict[str, Array]:
 
 
 def sweep(
-    point: Linearization, wanted: Iterable[str], latent: Mapping[str, Array | None] | None = None, sign: int = 1
+    point: Linearization,
+    wanted: Iterable[str],
+    latent: Mapping[str, Array | None] | None = None,
+    sign: float | Array = 1,
 ) -> dict[str, Array]:
     """λ of one reverse pass from what is observed.
 
@@ -53,18 +56,26 @@ def sweep(
         wanted: vertices whose messages are asked for.
         latent: what latents send (on their latent entries) instead of what they hear; left out: they pass it on, which
             is backprop's recursion, the fixed point of fixed prediction.
-        sign: -1 gives -λ; messages are linear in what is clamped, so it is turned there, where arrays are small.
+        sign: -1 gives -λ; messages are linear in what is sent, so it is turned there, where arrays are small.  Any
+            other factor serves, too, also one for each row, shape (samples,).
     """
     latent = latent or {}
-    rules = {name: always(message) for name, message in latent.items()}
-    rules |= {name: always(sign * message) for name, message in clamped_messages(point).items()}
+    rules = {name: always(None if message is None else _times(sign, message)) for name, message in latent.items()}
+    rules |= {name: always(_times(sign, message)) for name, message in clamped_messages(point).items()}
     rules |= {name: _partly(point, name, rules.get(name), sign) for name in point.evidence.conditionals}
     return point.pull(rules, wanted)
 
 
-def _partly(point: Linearization, name: str, latent: Rule | None, sign: int) -> Rule:
+def _times(factor: float | Array, message: Array) -> Array:
+    """Factors of all rows, or of each."""
+    if isinstance(factor, np.ndarray):
+        return factor.astype(message.dtype).reshape(-1, *(1,) * (message.ndim - 1)) * message
+    return factor * message
+
+
+def _partly(point: Linearization, name: str, latent: Rule | None, sign: float | Array) -> Rule:
     """The rule of a partly observed vertex, given that of its latent entries."""
-    error, conditional = sign * point.errors[name], point.evidence.conditionals[name]
+    error, conditional = _times(sign, point.errors[name]), point.evidence.conditionals[name]
 
     def send(pulled: Array | None) -> Array | None:
         message = pulled if latent is None else latent(pulled)

@@ -70,12 +70,12 @@ class Data:
         """The same rows for a net that differs from theirs in its numbers alone."""
         return replace(self, evidence=replace(self.evidence, net=net))
 
-    def batches(self, size: int | None, rng: np.random.Generator) -> Iterator[Data]:
-        """All rows once, in random order, ``size`` at a time (None: all together, in their own order)."""
+    def batches(self, size: int | None, rng: np.random.Generator, shuffle: bool = True) -> Iterator[Data]:
+        """All rows once, in random order or their own, ``size`` at a time (None: all together, in their own order)."""
         if size is None or size >= self.samples:
             yield self
             return
-        order = rng.permutation(self.samples)
+        order = rng.permutation(self.samples) if shuffle else np.arange(self.samples)
         for start in range(0, self.samples, size):
             yield self.rows(order[start : start + size])
 

@@ -25,6 +25,7 @@ from gbn.learning.numbers import Frozen, with_values
 from gbn.learning.regressions import Family, read_families
 
 if TYPE_CHECKING:
+    from gbn.learning.stepwise import Stepwise
     from gbn.net import GaussianBayesNet
 
 __all__ = ["EM", "learner"]
@@ -49,10 +50,19 @@ def learner(
     mask: Mapping[str, Any] | None = None,
     fixed_noise: bool | Sequence[str] | None = None,
     noise_prior: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
-    variance_floor: float = 1e-9,
+    variance_floor: float | None = None,
     standard_errors: bool = False,
-) -> EM:
-    """EM at work on a net.
+    batch_size: int | None = None,
+    epochs: int = 15,
+    step_size: float | None = None,
+    step_decay: float = 0.45,
+    linearisations: int = 1,
+    samples: int | None = 4,
+    damping: float = 0.2,
+    noise_decay: float = 1.0,
+) -> EM | Stepwise:
+    """EM at work on a net: on all rows in every iteration, or with ``batch_size`` stepwise
+    (:mod:`gbn.learning.stepwise`), which also takes nets that are nonlinear in what is hidden.
 
     Figures of a round: ``log_evidence`` of all rows, in nats (``minus_free_energy`` with another engine than "exact");
     ``objective``, that plus the log-priors on weights and noises; ``change``, what the round gained in nats per
@@ -73,15 +83,30 @@ def learner(
         noise_prior: (count, variance): the noise counts so many further rows with errors of this variance; for all, or
             by vertex or noise.
         variance_floor: the least variance of any noise in any direction, relative to the mean variance of what was
-            observed of its vertices (where nothing was, to its initial variance).
+            observed of its vertices (where nothing was, to its initial variance).  None: 1e-9, or 1e-4 in batches,
+            whose few rows a net can fit by chance.
         standard_errors: of all that was learned, from the observed information
             (:func:`gbn.learning.standard_errors.standard_errors`); costs two E-steps for each number learned.
+        batch_size: rows for each step of stepwise EM, whose figure is the ``log_evidence`` a row of the net linearised
+            at the forward pass, as the epoch went; None: plain EM.  What follows is of stepwise EM, which has no
+            use for max_iter, tol, px, restarts and standard_errors, and no other engine than "exact".
+        epochs: passes over the data.
+        step_size: the share of the statistics that a batch replaces; None: (t + 1)^-step_decay at step t.
+        step_decay: above 0 and at most 1.  Statistics converge for good above ½ (Cappé & Moulines); the default keeps
+            forgetting those of earlier weights.
+        linearisations: how often the net is linearised for a batch; once is at the forward pass.
+        samples: posterior draws for each row, from which covariances are taken; None: exact ones, which cost as many
+            sweeps as vertices have entries.
+        damping: rows that agree with the net as it is, which every M-step adds to the running ones, relative to them.
+        noise_decay: factor of hidden noises that are not learned, after every epoch.
 
     Raises:
         LearningError: CPDs that are no regressions on what is learned, a net that is nonlinear in what is hidden, or
             options that cannot be used.
         UnknownNameError, ShapeError: names and masks.
     """
+    if variance_floor is None:
+        variance_floor = 1e-9 if batch_size is None else 1e-4
     for name, number in (
         ("max_iter", max_iter),
         ("tol", tol or 0),
@@ -99,6 +124,17 @@ def learner(
         floor={} if not variance_floor else _floors(net, data, families, variance_floor),
         fixed=options.fixed(engine == "pc" if fixed_noise is None else fixed_noise),
     )
+    if batch_size is not None:
+        if engine != "exact" or engine_options or restarts or standard_errors:
+            raise LearningError("batch_size: stepwise EM takes no other engine, no restarts and no standard_errors")
+        from gbn.learning.stepwise import Stepwise, check_reached
+
+        check_reached(net, families, frozen)
+        return Stepwise(
+            net, data, families, priors, rng,
+            epochs=epochs, batch_size=batch_size, step_size=step_size, step_decay=step_decay,
+            linearisations=linearisations, samples=samples, damping=damping, noise_decay=noise_decay,
+        )  # fmt: skip
     return EM(
         net, data, families, priors, rng,
         engine=(engine, engine_options or {}), max_iter=max_iter, tol=tol, px=px, restarts=restarts,
