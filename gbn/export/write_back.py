@@ -189,8 +189,15 @@ def _torch_slots(module: Any) -> dict[str, Slot]:
 
 
 def _sklearn_slots(estimator: Any) -> dict[str, Slot]:
-    """Fitted attributes, ``name_`` or ``name_[k]`` where they are lists, that are arrays of numbers."""
+    """Fitted attributes, ``name_`` or ``name_[k]`` where they are lists, that are arrays of numbers.
+
+    Of a pipeline those of its predictor, for what the steps before it have learned are constants of the net.
+    """
+    if hasattr(estimator, "steps"):
+        steps = [step for _, step in estimator.steps if step is not None and not isinstance(step, str)]
+        return _sklearn_slots(steps[-1]) if steps else {}
     slots = {}
+    fitted_names = ("coef", "intercept") if getattr(estimator, "fit_intercept", True) else ("coef",)
     for attribute, fitted in vars(estimator).items():
         if not attribute.endswith("_") or attribute.startswith("_"):
             continue
@@ -205,7 +212,7 @@ def _sklearn_slots(estimator: Any) -> dict[str, Slot]:
             else:
                 put, fault = partial(_set_number, estimator, attribute, type(value)), ""
             name = f"{attribute}[{k}]" if several else attribute
-            needed = attribute.startswith(("coef", "intercept"))
+            needed = attribute.startswith(fitted_names)
             slots[name] = Slot(np.shape(value), put, needed, fault=fault)
     return slots
 
