@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from converters._rules import Table
 from gbn import ops
 from gbn.net import GaussianBayesNet
 
@@ -201,17 +202,9 @@ class Call:
 
 
 Rule = Callable[[Call], Value]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter a function into the table of how ops act on layouts."""
-
-    def enter(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        return function
-
-    return enter
+# How ops act on layouts.
+RULES: Table[Rule] = Table()
+rule = RULES.rule
 
 
 class Plates:
