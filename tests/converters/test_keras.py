@@ -14,6 +14,7 @@ pytest.importorskip("h5py")
 pytest.importorskip("torch")
 
 import converters.keras
+import converters.torch
 from converters import from_keras
 from tests.keras_models import batch, converted, floats, given, gradients_agree, keras, randomize, results, runs_alike
 
@@ -298,6 +299,8 @@ def test_which_objects_are_taken() -> None:
     assert converters.keras.accepts(mlp())
     assert converters.keras.accepts("model.keras")
     assert not converters.keras.accepts("model.pt2")
+    # Under this backend it is a torch module as well.
+    assert not converters.torch.accepts(mlp())
     assert not converters.keras.accepts(np.zeros(2))
     with pytest.raises(ConversionError, match="options"):
         convert(mlp(), depth=2)
