@@ -28,7 +28,7 @@ on axis 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,15 +36,43 @@ import numpy as np
 
 from converters._rules import Table
 from gbn import ops
+from gbn.errors import ConversionError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
 
-__all__ = ["OUTSIDE", "PLAIN", "RULES", "Call", "Constant", "Layout", "Plates", "Refused", "Samples", "Value", "rule"]
+__all__ = [
+    "OUTSIDE",
+    "PLAIN",
+    "RULES",
+    "Call",
+    "Constant",
+    "Layout",
+    "Plates",
+    "Refused",
+    "Samples",
+    "Value",
+    "refusal",
+    "rule",
+]
 
 Array = np.ndarray[Any, Any]
 
 
 class Refused(Exception):
     """An operation cannot be expressed; the message is the reason."""
+
+
+def refusal(what: str, faults: Collection[UnsupportedLayer], remedy: str = "") -> ConversionError:
+    """The error that lists the layers, or nodes, that cannot be expressed."""
+    several = f"{len(faults)} {what}{'s' if len(faults) > 1 else ''}"
+    if any("samples" in fault.reason for fault in faults):
+        remedy = f"{remedy}\n{_AXIS}" if remedy else _AXIS
+    return ConversionError(f"{several} of the model cannot be converted", faults, remedy)
+
+
+_AXIS = (
+    "Where the samples of the model are not on axis 0 of its inputs, say which axis it is, sample_axis=1, or None for "
+    "inputs that are one sample as a whole."
+)
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ class Whole(nn.Module):
 def test_the_whole_input_as_one_sample() -> None:
     torch.manual_seed(0)
     module = Whole().double().eval()
-    with pytest.raises(ConversionError, match="mixes samples"):
+    with pytest.raises(ConversionError, match=r"mixes samples(?s:.*)say which axis it is, sample_axis=1, or None"):
         from_torch(module, torch.randn(5, 3, 6))
     net = from_torch(module, torch.randn(5, 3, 6), sample_axis=None, likelihood="gaussian")
     assert net["x"].shape == (5, 3, 6)
