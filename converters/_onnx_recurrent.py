@@ -199,7 +199,13 @@ def _check_lengths(call: Call, length: int) -> None:
 
 
 def _direction(call: Call, k: int, name: str) -> Direction:
-    hidden, gates = call[2].shape[2], _GATES[call.node.op]
+    gates = _GATES[call.node.op]
+    rows, hidden = call[2].shape[1:] if call[2].rank == 3 else (0, 1)
+    if rows != gates * hidden:
+        raise Refused(
+            f"its weights of the state have shape {call[2].shape}, expected (directions, {gates} * hidden, hidden); "
+            "ONNX knows no projection of the state"
+        )
     bias = recurrent_bias = None
     if call.input(3) is not None:
         both = call.entry(call[3], 0, k, f"{name}.B")

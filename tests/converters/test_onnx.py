@@ -256,6 +256,16 @@ def test_recurrent_layers_with_time_in_front(kind: str, gates: int, reset: int) 
     agrees(message, {"x": draw(time, n, size, seed=3), "h0": draw(1, n, hidden, seed=4)}, axis=1)
 
 
+def test_a_projected_state_is_not_onnx() -> None:
+    message = model(
+        [node("LSTM", ["x", "W", "R"], ["y"], hidden_size=4)],
+        {"W": draw(1, 16, 2), "R": draw(1, 16, 3)},
+        inputs={"x": (3, "N", 2)},
+    )
+    with pytest.raises(ConversionError, match=r"shape \(1, 16, 3\), expected \(directions, 4 \* hidden, hidden\)"):
+        gbn.convert(message, sample_axis=1)
+
+
 FORMS: dict[str, tuple[int, list[Any], dict[str, Any]]] = {
     "Squeeze with attribute": (
         11,
