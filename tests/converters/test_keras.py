@@ -374,3 +374,21 @@ def test_a_file_becomes_a_new_file(build: Callable[[], Any], tmp_path: Path) -> 
     with pytest.raises(ConversionError, match=r"not a whole \.keras file"):
         gbn.load_into(tmp_path / "old.keras", net, tmp_path / "none.keras")
     assert not (tmp_path / "none.keras").exists()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: L.GRU(2, go_backwards=True),
+        lambda: L.Bidirectional(L.SimpleRNN(2)),
+        lambda: L.TimeDistributed(L.LayerNormalization()),
+    ],
+)
+def test_steps_of_a_long_sequence_are_cut_from_blocks(layer: Callable[[], Any]) -> None:
+    """Every message to a part of the sequence is as long as the sequence."""
+    model = keras.Sequential([L.Input((49, 2)), L.Dense(2, name="moved"), layer()])
+    randomize(model)
+    net = converted(model)
+    directions = 2 if isinstance(model.layers[-1], L.Bidirectional) else 1
+    assert sum("moved" in vertex.parents for vertex in net.vertices.values()) == 7 * directions
+    runs_alike(model, net, 1e-10)
