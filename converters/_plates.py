@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -123,14 +124,14 @@ class Layout:
     before: int = 1
     after: int = 1
 
-    @property
+    @cached_property
     def factors(self) -> tuple[int, ...]:
         """What stands in the event for the axis of the samples."""
         return tuple(size for size in (self.before, self.after) if size != 1)
 
     def shifted(self, steps: int) -> Layout:
         """The same, ``steps`` axes further to the right."""
-        return self if self.axis is None else replace(self, axis=self.axis + steps)
+        return self if self.axis is None or not steps else replace(self, axis=self.axis + steps)
 
 
 PLAIN, OUTSIDE = Layout(0), Layout(None)
@@ -164,7 +165,7 @@ class Value:
     event: tuple[int, ...]
     plated: bool
 
-    @property
+    @cached_property
     def row(self) -> tuple[int, ...]:
         """The source shape where there is one sample."""
         if self.layout is None or self.layout.axis is None:
