@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
 __all__ = [
     "BUILTIN",
+    "Policy",
     "from_keras",
     "from_networkx",
     "from_onnx",
@@ -27,90 +28,86 @@ __all__ = [
 BUILTIN = tuple(f"converters.{source}" for source in ("torch", "onnx", "keras", "sklearn", "spec", "pgmpy", "networkx"))
 
 
-def _converted(source: str, model: Any, example: Any, policy: tuple[Any, Any, Any, Any], **options: Any) -> Any:
+class Policy(TypedDict, total=False):
+    """Noise and likelihood of a net whose model brings none; see :func:`gbn.latents.assign_noise`."""
+
+    latents: str | Iterable[str]
+    noise: Any
+    output_noise: Any
+    likelihood: str | Mapping[str, str | None] | None
+
+
+def _converted(source: str, model: Any, example: Any, policy: Policy, **options: Any) -> GaussianBayesNet:
     """The net of a model, with noise by the policy where it does not bring its own."""
+    from gbn.errors import ConversionError
     from gbn.latents import assign_noise
 
     converter = import_module(f"converters.{source}")
     net = converter.convert(model, example, **options)
     complete = getattr(converter, "COMPLETE", False)
     if not (complete(model) if callable(complete) else complete):
-        assign_noise(net, *policy)
-    return net
+        assign_noise(net, **policy)
+    elif policy:
+        raise ConversionError(
+            f"{', '.join(policy)}: this model brings the noise of its CPDs with it; leave the argument out, and change "
+            "the net afterwards with net.set_noise({name: variance})"
+        )
+    return net  # type: ignore[no-any-return]
 
 
 def from_torch(
-    module: Any,
-    example: Any = None,
-    *,
-    latents: str | Iterable[str] = "affine",
-    noise: Any = 1.0,
-    output_noise: Any = 1.0,
-    likelihood: str | Mapping[str, str | None] | None = "auto",
-    sample_axis: int | Sequence[int | None] | None = 0,
+    module: Any, example: Any = None, *, sample_axis: int | Sequence[int | None] | None = 0, **policy: Unpack[Policy]
 ) -> GaussianBayesNet:
-    """Convert a PyTorch module; see :func:`converters.torch.convert` and :func:`gbn.latents.assign_noise`.
+    """Convert a PyTorch module; see :func:`converters.torch.convert` and :class:`Policy`.
 
     Raises:
         ConversionError: listing every layer that has no counterpart.
     """
-    return _converted("torch", module, example, (latents, noise, output_noise, likelihood), sample_axis=sample_axis)
+    return _converted("torch", module, example, policy, sample_axis=sample_axis)
 
 
 def from_onnx(
-    model: Any,
-    example: Any = None,
-    *,
-    latents: str | Iterable[str] = "affine",
-    noise: Any = 1.0,
-    output_noise: Any = 1.0,
-    likelihood: str | Mapping[str, str | None] | None = "auto",
-    sample_axis: int | Sequence[int | None] | None = 0,
+    model: Any, example: Any = None, *, sample_axis: int | Sequence[int | None] | None = 0, **policy: Unpack[Policy]
 ) -> GaussianBayesNet:
-    """Convert an ONNX model; see :func:`converters.onnx.convert` and :func:`gbn.latents.assign_noise`.
+    """Convert an ONNX model; see :func:`converters.onnx.convert` and :class:`Policy`.
 
     Raises:
         ConversionError: listing every node that has no counterpart.
     """
-    return _converted("onnx", model, example, (latents, noise, output_noise, likelihood), sample_axis=sample_axis)
-
-
-def from_sklearn(
-    estimator: Any,
-    *,
-    latents: str | Iterable[str] = "affine",
-    noise: Any = 1.0,
-    output_noise: Any = 1.0,
-    likelihood: str | Mapping[str, str | None] | None = "auto",
-) -> GaussianBayesNet:
-    """Convert a fitted scikit-learn network; see :func:`converters.sklearn.convert`.
-
-    ``likelihood`` "auto" keeps what the estimator trains with: categorical or bernoulli labels for a classifier.
-
-    Raises:
-        ConversionError: not fitted, or of a kind that is not supported.
-    """
-    return _converted("sklearn", estimator, None, (latents, noise, output_noise, likelihood))
+    return _converted("onnx", model, example, policy, sample_axis=sample_axis)
 
 
 def from_keras(
-    model: Any,
-    example: Any = None,
-    *,
-    latents: str | Iterable[str] = "affine",
-    noise: Any = 1.0,
-    output_noise: Any = 1.0,
-    likelihood: str | Mapping[str, str | None] | None = "auto",
-    **options: Any,
+    model: Any, example: Any = None, *, max_bytes: int = 4 << 30, **policy: Unpack[Policy]
 ) -> GaussianBayesNet:
-    """Convert a Keras model or a ``.keras`` file; see :func:`converters.keras.convert`.
-
-    ``likelihood`` "auto" keeps what the last activation says: categorical below a softmax, bernoulli below a sigmoid.
+    """Convert a Keras model or a ``.keras`` file; see :func:`converters.keras.convert` and :class:`Policy`.
 
     Raises:
         ConversionError: listing every layer that has no counterpart.
     """
-    return _converted("keras", model, example, (latents, noise, output_noise, likelihood), **options)
+    return _converted("keras", model, example, policy, max_bytes=max_bytes)
+
+
+def from_sklearn(estimator: Any, **policy: Unpack[Policy]) -> GaussianBayesNet:
+    """Convert a fitted scikit-learn estimator; see :func:`converters.sklearn.convert` and :class:`Policy`.
+
+    ``likelihood`` "auto" keeps what the estimator trains with: categorical or bernoulli labels for a classifier.
+
+    Raises:
+        ConversionError: not fitted, or of a kind that is not supported; a policy for a factor model.
+    """
+    return _converted("sklearn", estimator, None, policy)
+
+
+def from_spec(description: Any, *, max_bytes: int = 4 << 30, **policy: Unpack[Policy]) -> GaussianBayesNet:
+    """Convert a list of layers or variables; see :func:`converters.spec.convert` and :class:`Policy`.
+
+    Noise and likelihood are given to a list of layers that states no noise; others keep what they state.
+
+    Raises:
+        ConversionError: listing every fault, with its line and path; a policy where there is noise.
+    """
+    return _converted("spec", description, None, policy, max_bytes=max_bytes)
 
 
 def from_pgmpy(model: Any) -> GaussianBayesNet:
@@ -119,9 +116,7 @@ def from_pgmpy(model: Any) -> GaussianBayesNet:
     Raises:
         ConversionError: listing every variable without a CPD that fits.
     """
-    from converters.pgmpy import convert
-
-    return convert(model)
+    return _converted("pgmpy", model, None, {})
 
 
 def from_networkx(graph: Any) -> GaussianBayesNet:
@@ -130,25 +125,4 @@ def from_networkx(graph: Any) -> GaussianBayesNet:
     Raises:
         ConversionError: naming the node or edge at fault.
     """
-    from converters.networkx import convert
-
-    return convert(graph)
-
-
-def from_spec(
-    description: Any,
-    *,
-    latents: str | Iterable[str] = "affine",
-    noise: Any = 1.0,
-    output_noise: Any = 1.0,
-    likelihood: str | Mapping[str, str | None] | None = "auto",
-    **options: Any,
-) -> GaussianBayesNet:
-    """Convert a list of layers or variables; see :func:`converters.spec.convert`.
-
-    Noise and likelihood are given to a list of layers that states no noise; others keep what they state.
-
-    Raises:
-        ConversionError: listing every fault, with its line and path.
-    """
-    return _converted("spec", description, None, (latents, noise, output_noise, likelihood), **options)
+    return _converted("networkx", graph, None, {})

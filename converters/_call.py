@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from converters._plates import Layout, Plates, Refused, Samples, Sizes, Value
+from converters._rules import Table, part_name
 
 __all__ = ["END", "ODD", "RULES", "Call", "Many", "Refused", "Rule", "Samples", "Sizes", "Value", "rule", "spread"]
 
@@ -67,13 +68,13 @@ class Call:
 
     def emit(self, op: str, *operands: Value, part: str = "", **attributes: Any) -> Value:
         """An operation: the result itself, or its ``part``."""
-        return self.plates.emit(op, operands, name=self._name(part), **attributes)
+        return self.plates.emit(op, operands, name=part_name(self.name, part, self.plates.net), **attributes)
 
     def constant(self, part: str, value: Any, layout: Layout | None = None) -> Value:
         """A constant that the model holds as a number in its code."""
         if value is ODD or isinstance(value, Samples):
             raise Refused("it computes with the number of samples")
-        return self.plates.constant(self._name(part), value, layout)
+        return self.plates.constant(part_name(self.name, part, self.plates.net), value, layout)
 
     def operand(self, value: Any, part: str) -> Value:
         """An argument that may be a tensor or a number."""
@@ -87,28 +88,11 @@ class Call:
         """The same call under another name: for one of its results, or a step of it."""
         return replace(self, name=name)
 
-    def _name(self, part: str) -> str:
-        """A part gives way to a parameter that happens to have its name."""
-        if not part:
-            return self.name
-        name = f"{self.name}.{part}"
-        while name in self.plates.net:
-            name += "_"
-        return name
-
 
 Rule = Callable[[Call], Value | Many]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter a function into the table under the names of ATen operations, without their overloads."""
-
-    def enter(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        return function
-
-    return enter
+# By the names of ATen operations, without their overloads.
+RULES: Table[Rule] = Table()
+rule = RULES.rule
 
 
 def spread(value: Any, rank: int) -> list[int]:

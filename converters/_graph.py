@@ -14,7 +14,7 @@ from torch.fx import Node
 from converters._aten import ODD, RULES, Call, Refused, Samples, Value
 from converters._export import Exported
 from converters._names import PARTS, Names, innermost, is_tensor, kind_of, packet_of
-from converters._plates import Layout, Plates, at_one
+from converters._plates import Layout, Plates, at_one, refusal
 from converters._pt2 import MAX_ENTRIES
 from gbn.errors import NO_COUNTERPART, ConversionError, GraphError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
@@ -58,10 +58,7 @@ class Builder:
                 self._fault(node, node.op, "control flow and submodules have no counterpart")
         outputs = self._outputs()
         if self.faults:
-            count = len(self.faults)
-            raise ConversionError(
-                f"{count} layer{'s' if count > 1 else ''} of the model cannot be converted", self.faults.values()
-            )
+            raise refusal("layer", self.faults.values())
         self.outputs = [self._value(node) for node in outputs]
         taken = {parent for vertex in self.net.vertices.values() for parent in vertex.parents}
         names: list[str] = []

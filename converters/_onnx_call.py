@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converters._plates import Refused
+from converters._rules import Table
 
 if TYPE_CHECKING:
     from converters._onnx_graph import Builder
@@ -209,14 +210,6 @@ class Call:
 
 
 Rule = Callable[[Call], "Value | list[Value | None]"]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter a function into the table under the names of ONNX operators."""
-
-    def enter(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        return function
-
-    return enter
+# By the names of ONNX operators.
+RULES: Table[Rule] = Table()
+rule = RULES.rule

@@ -10,6 +10,7 @@ import onnx
 from converters._onnx_call import Call, Failed, Value, rule
 from converters._onnx_scope import Scope
 from converters._plates import Refused
+from converters._rules import in_blocks
 
 __all__: list[str] = []
 
@@ -101,7 +102,7 @@ def _scan(call: Call) -> list[Value | None]:
     if length > _TURNS:
         raise Refused(f"it takes more than {_TURNS} turns")
     backward = call.attribute("scan_input_directions", [0] * count)
-    rows = [[call.entry(x, axis, k, "entry") for k in range(length)] for x, axis in zip(inputs, axes, strict=True)]
+    rows = [_rows(call, x, axis, length) for x, axis in zip(inputs, axes, strict=True)]
     rows = [row[::-1] if back else row for row, back in zip(rows, backward, strict=True)]
     scans: list[list[Value]] = [[] for _ in graph.output[len(states) :]]
     for turn in range(length):
@@ -127,3 +128,8 @@ def _stacked(call: Call, values: Sequence[Value], axis: int, output: int) -> Val
     axis = call.axis(axis, values[0].rank + 1)
     rows = [call.emit("Unsqueeze", value, part="row", output=output, axes=[axis]) for value in values]
     return call.emit("Concat", *rows, output=output, axis=axis)
+
+
+def _rows(call: Call, x: Value, axis: int, length: int) -> list[Value]:
+    places = in_blocks(x, length, lambda x, begin, end: call.cut(x, begin, end, axis, "entries"))
+    return [call.entry(block, axis, k, "entry") for block, k in places]

@@ -15,11 +15,12 @@ from onnx import TensorProto
 from converters._onnx_call import Array, Node
 from converters._onnx_read import CONSTANT_LIMIT, array_of
 from converters._plates import Refused
+from converters._rules import Table
 
 __all__ = ["FOLDS", "dtype_of", "fold"]
 
 Fold = Callable[[Node, "list[Array | None]"], Any]
-FOLDS: dict[str, Fold] = {}
+FOLDS: Table[Fold] = Table()
 
 
 def fold(node: Node, inputs: list[Array | None]) -> list[Array]:
@@ -56,14 +57,6 @@ _DTYPES: dict[int, Any] = {
     **{getattr(TensorProto, k.upper()): getattr(np, k) for k in ("int8", "int16", "int32", "int64")},
     **{getattr(TensorProto, k.upper()): getattr(np, k) for k in ("uint8", "uint16", "uint32", "uint64")},
 }
-
-
-def _enter(*names: str) -> Callable[[Fold], Fold]:
-    def enter(function: Fold) -> Fold:
-        FOLDS.update(dict.fromkeys(names, function))
-        return function
-
-    return enter
 
 
 def _required(inputs: list[Array | None], k: int) -> Array:
@@ -164,7 +157,7 @@ FOLDS |= {name: _entrywise(function, keep=False) for name, function in _OTHER.it
 FOLDS["Mod"] = _mod
 
 
-@_enter("Clip")
+@FOLDS.rule("Clip")
 def _clip(node: Node, inputs: list[Array | None]) -> Any:
     x = _required(inputs, 0)
     low, high = (inputs[k] if k < len(inputs) else node.attributes.get(n) for k, n in ((1, "min"), (2, "max")))
@@ -172,14 +165,14 @@ def _clip(node: Node, inputs: list[Array | None]) -> Any:
     return x if high is None else np.minimum(x, high).astype(x.dtype)
 
 
-@_enter("Cast", "CastLike")
+@FOLDS.rule("Cast", "CastLike")
 def _cast(node: Node, inputs: list[Array | None]) -> Any:
     like = inputs[1] if node.op == "CastLike" and len(inputs) > 1 else None
     target = like.dtype if like is not None else dtype_of(int(node.attributes["to"]))
     return _required(inputs, 0).astype(target)
 
 
-@_enter("Gather")
+@FOLDS.rule("Gather")
 def _gather(node: Node, inputs: list[Array | None]) -> Any:
     x, index = _required(inputs, 0), _required(inputs, 1).astype(np.int64)
     axis = int(node.attributes.get("axis", 0))
@@ -187,14 +180,14 @@ def _gather(node: Node, inputs: list[Array | None]) -> Any:
     return np.take(x, index, axis=axis)
 
 
-@_enter("Concat")
+@FOLDS.rule("Concat")
 def _concat(node: Node, inputs: list[Array | None]) -> Any:
     arrays = [_required(inputs, k) for k in range(len(inputs))]
     _bounded(sum(a.size for a in arrays))
     return np.concatenate(arrays, axis=int(node.attributes["axis"]))
 
 
-@_enter("Slice")
+@FOLDS.rule("Slice")
 def _slice(node: Node, inputs: list[Array | None]) -> Any:
     x = _required(inputs, 0)
     starts, ends = _option(node, inputs, "starts", 1), _option(node, inputs, "ends", 2)
@@ -210,7 +203,7 @@ def _slice(node: Node, inputs: list[Array | None]) -> Any:
     return x[tuple(slices)]
 
 
-@_enter("Split")
+@FOLDS.rule("Split")
 def _split(node: Node, inputs: list[Array | None]) -> Any:
     x, axis = _required(inputs, 0), int(node.attributes.get("axis", 0))
     sizes, count = _option(node, inputs, "split", 1), len(node.outputs)
@@ -220,18 +213,18 @@ def _split(node: Node, inputs: list[Array | None]) -> Any:
     return np.split(x, np.cumsum(sizes)[:-1].tolist(), axis=axis)
 
 
-@_enter("Squeeze")
+@FOLDS.rule("Squeeze")
 def _squeeze(node: Node, inputs: list[Array | None]) -> Any:
     axes = _option(node, inputs, "axes", 1)
     return np.squeeze(_required(inputs, 0), None if axes is None else tuple(axes))
 
 
-@_enter("Unsqueeze")
+@FOLDS.rule("Unsqueeze")
 def _unsqueeze(node: Node, inputs: list[Array | None]) -> Any:
     return np.expand_dims(_required(inputs, 0), tuple(_option(node, inputs, "axes", 1) or ()))
 
 
-@_enter("Reshape")
+@FOLDS.rule("Reshape")
 def _reshape(node: Node, inputs: list[Array | None]) -> Any:
     x, shape = _required(inputs, 0), _option(node, inputs, "shape", 1)
     if shape is None:
@@ -240,18 +233,18 @@ def _reshape(node: Node, inputs: list[Array | None]) -> Any:
     return x.reshape([x.shape[k] if size == 0 and keep else size for k, size in enumerate(shape)])
 
 
-@_enter("Flatten")
+@FOLDS.rule("Flatten")
 def _flatten(node: Node, inputs: list[Array | None]) -> Any:
     x, axis = _required(inputs, 0), int(node.attributes.get("axis", 1))
     return x.reshape(math.prod(x.shape[:axis]), -1)
 
 
-@_enter("Transpose")
+@FOLDS.rule("Transpose")
 def _transpose(node: Node, inputs: list[Array | None]) -> Any:
     return np.transpose(_required(inputs, 0), node.attributes.get("perm"))
 
 
-@_enter("Expand")
+@FOLDS.rule("Expand")
 def _expand(node: Node, inputs: list[Array | None]) -> Any:
     x, target = _required(inputs, 0), _required(inputs, 1)
     shape = np.broadcast_shapes(x.shape, tuple(int(size) for size in target))
@@ -259,7 +252,7 @@ def _expand(node: Node, inputs: list[Array | None]) -> Any:
     return np.broadcast_to(x, shape).copy()
 
 
-@_enter("Tile")
+@FOLDS.rule("Tile")
 def _tile(node: Node, inputs: list[Array | None]) -> Any:
     x, repeats = _required(inputs, 0), [int(r) for r in _required(inputs, 1)]
     if min(repeats, default=0) < 0:
@@ -268,7 +261,7 @@ def _tile(node: Node, inputs: list[Array | None]) -> Any:
     return np.tile(x, repeats)
 
 
-@_enter("ConstantOfShape")
+@FOLDS.rule("ConstantOfShape")
 def _constant_of_shape(node: Node, inputs: list[Array | None]) -> Any:
     shape = [int(size) for size in _required(inputs, 0)]
     if min(shape, default=0) < 0:
@@ -279,7 +272,7 @@ def _constant_of_shape(node: Node, inputs: list[Array | None]) -> Any:
     return np.full(shape, value.reshape(-1)[0], dtype=value.dtype)
 
 
-@_enter("Range")
+@FOLDS.rule("Range")
 def _range(node: Node, inputs: list[Array | None]) -> Any:
     start, limit, delta = (_required(inputs, k).reshape(()) for k in range(3))
     if delta == 0 or not all(np.isfinite(np.float64(x)) for x in (start, limit, delta)):
@@ -289,7 +282,7 @@ def _range(node: Node, inputs: list[Array | None]) -> Any:
     return (start + np.arange(count) * delta).astype(start.dtype)
 
 
-@_enter("EyeLike")
+@FOLDS.rule("EyeLike")
 def _eye(node: Node, inputs: list[Array | None]) -> Any:
     x = _required(inputs, 0)
     dtype = dtype_of(int(node.attributes["dtype"])) if "dtype" in node.attributes else x.dtype
@@ -297,7 +290,7 @@ def _eye(node: Node, inputs: list[Array | None]) -> Any:
     return np.eye(rows, columns, k=int(node.attributes.get("k", 0)), dtype=dtype)
 
 
-@_enter("OneHot")
+@FOLDS.rule("OneHot")
 def _one_hot(node: Node, inputs: list[Array | None]) -> Any:
     index, depth, values = (_required(inputs, k) for k in range(3))
     size, axis = int(depth.reshape(-1)[0]), int(node.attributes.get("axis", -1))
@@ -310,13 +303,13 @@ def _one_hot(node: Node, inputs: list[Array | None]) -> Any:
     return np.where(hot, values[1], values[0]).astype(values.dtype)
 
 
-@_enter("Trilu")
+@FOLDS.rule("Trilu")
 def _trilu(node: Node, inputs: list[Array | None]) -> Any:
     k = _option(node, inputs, "k", 1) or [0]
     return (np.triu if node.attributes.get("upper", 1) else np.tril)(_required(inputs, 0), k[0])
 
 
-@_enter("CumSum")
+@FOLDS.rule("CumSum")
 def _cumsum(node: Node, inputs: list[Array | None]) -> Any:
     x, axis = _required(inputs, 0), int(np.ravel(_required(inputs, 1))[0])
     if node.attributes.get("exclusive") or node.attributes.get("reverse"):
@@ -324,12 +317,12 @@ def _cumsum(node: Node, inputs: list[Array | None]) -> Any:
     return np.cumsum(x, axis=axis, dtype=x.dtype)
 
 
-@_enter("NonZero")
+@FOLDS.rule("NonZero")
 def _nonzero(node: Node, inputs: list[Array | None]) -> Any:
     return np.array(np.nonzero(_required(inputs, 0)), dtype=np.int64)
 
 
-@_enter("GatherND")
+@FOLDS.rule("GatherND")
 def _gather_nd(node: Node, inputs: list[Array | None]) -> Any:
     if node.attributes.get("batch_dims"):
         raise Refused("a constant gathered with batch_dims is not supported")
@@ -337,7 +330,7 @@ def _gather_nd(node: Node, inputs: list[Array | None]) -> Any:
     return _required(inputs, 0)[tuple(np.moveaxis(index, -1, 0))]
 
 
-@_enter("ScatterND")
+@FOLDS.rule("ScatterND")
 def _scatter_nd(node: Node, inputs: list[Array | None]) -> Any:
     if node.attributes.get("reduction", "none") != "none":
         raise Refused("a constant scattered with a reduction is not supported")

@@ -18,7 +18,7 @@ from converters._onnx_fold import FOLDS, dtype_of, fold
 from converters._onnx_read import LIMIT, array_of, sparse_array_of
 from converters._onnx_scope import DEPTH, NODES, TOO_DEEP, TOO_MANY, Library, Scope, names_read, parse
 from converters._onnx_vertices import Vertices, clean
-from converters._plates import Refused
+from converters._plates import Refused, refusal
 from gbn import ops
 from gbn.errors import NO_COUNTERPART, ConversionError, GraphError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
@@ -26,8 +26,8 @@ from gbn.net import GaussianBayesNet
 __all__ = ["Builder"]
 
 _REMEDY = (
-    "an operator is added with gbn.ops.op, after which it converts under its ONNX name, or, where it is a function of "
-    "others, as a function of the model (onnx.FunctionProto)"
+    "An op under its ONNX name needs no rule; an operator that is a function of others may be one of the model "
+    "(onnx.FunctionProto)."
 )
 # Their results are numbers even where the inputs are weights.
 _COUNTS = frozenset(
@@ -74,11 +74,8 @@ class Builder(Vertices):
             if value is not None:
                 self._guarded(info.name, "output", partial(self._make, value))
         if self.faults:
-            count = len(self.faults)
-            raise ConversionError(
-                f"{count} node{'s' if count > 1 else ''} of the model cannot be converted ({_REMEDY})",
-                self.faults.values(),
-            )
+            missing = any(fault.reason == NO_COUNTERPART for fault in self.faults.values())
+            raise refusal("node", self.faults.values(), _REMEDY if missing else "")
         self.net.set_outputs([self._output(i.name, v) for i, v in zip(graph.output, outputs, strict=True)])
         return self.net
 

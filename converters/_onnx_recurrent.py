@@ -13,6 +13,7 @@ import numpy as np
 
 from converters._onnx_call import Call, Value, rule
 from converters._plates import Refused
+from converters._rules import in_blocks
 
 __all__: list[str] = []
 
@@ -143,7 +144,8 @@ def _recurrent(call: Call) -> list[Value | None]:
     if call[0].shapes[1][time_axis] != length:
         raise Refused("the number of its time steps depends on the number of samples")
     _check_lengths(call, length)
-    steps = [call.entry(call[0], time_axis, t, f"x{t}") for t in range(length)]
+    places = in_blocks(call[0], length, lambda x, begin, end: call.cut(x, begin, end, time_axis, f"steps{begin}"))
+    steps = [call.entry(block, time_axis, k, f"x{t}") for t, (block, k) in enumerate(places)]
     results: list[tuple[list[Value], States]] = []
     for k, name in enumerate(names):
         direction = _direction(call, k, name)
@@ -199,7 +201,13 @@ def _check_lengths(call: Call, length: int) -> None:
 
 
 def _direction(call: Call, k: int, name: str) -> Direction:
-    hidden, gates = call[2].shape[2], _GATES[call.node.op]
+    gates = _GATES[call.node.op]
+    rows, hidden = call[2].shape[1:] if call[2].rank == 3 else (0, 1)
+    if rows != gates * hidden:
+        raise Refused(
+            f"its weights of the state have shape {call[2].shape}, expected (directions, {gates} * hidden, hidden); "
+            "ONNX knows no projection of the state"
+        )
     bias = recurrent_bias = None
     if call.input(3) is not None:
         both = call.entry(call[3], 0, k, f"{name}.B")

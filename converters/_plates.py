@@ -28,22 +28,52 @@ on axis 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from converters._rules import Table
 from gbn import ops
+from gbn.errors import ConversionError, UnsupportedLayer
 from gbn.net import GaussianBayesNet
 
-__all__ = ["OUTSIDE", "PLAIN", "RULES", "Call", "Constant", "Layout", "Plates", "Refused", "Samples", "Value", "rule"]
+__all__ = [
+    "OUTSIDE",
+    "PLAIN",
+    "RULES",
+    "Call",
+    "Constant",
+    "Layout",
+    "Plates",
+    "Refused",
+    "Samples",
+    "Value",
+    "refusal",
+    "rule",
+]
 
 Array = np.ndarray[Any, Any]
 
 
 class Refused(Exception):
     """An operation cannot be expressed; the message is the reason."""
+
+
+def refusal(what: str, faults: Collection[UnsupportedLayer], remedy: str = "") -> ConversionError:
+    """The error that lists the layers, or nodes, that cannot be expressed."""
+    several = f"{len(faults)} {what}{'s' if len(faults) > 1 else ''}"
+    if any("samples" in fault.reason for fault in faults):
+        remedy = f"{remedy}\n{_AXIS}" if remedy else _AXIS
+    return ConversionError(f"{several} of the model cannot be converted", faults, remedy)
+
+
+_AXIS = (
+    "Where the samples of the model are not on axis 0 of its inputs, say which axis it is, sample_axis=1, or None for "
+    "inputs that are one sample as a whole."
+)
 
 
 @dataclass(frozen=True)
@@ -94,14 +124,14 @@ class Layout:
     before: int = 1
     after: int = 1
 
-    @property
+    @cached_property
     def factors(self) -> tuple[int, ...]:
         """What stands in the event for the axis of the samples."""
         return tuple(size for size in (self.before, self.after) if size != 1)
 
     def shifted(self, steps: int) -> Layout:
         """The same, ``steps`` axes further to the right."""
-        return self if self.axis is None else replace(self, axis=self.axis + steps)
+        return self if self.axis is None or not steps else replace(self, axis=self.axis + steps)
 
 
 PLAIN, OUTSIDE = Layout(0), Layout(None)
@@ -135,7 +165,7 @@ class Value:
     event: tuple[int, ...]
     plated: bool
 
-    @property
+    @cached_property
     def row(self) -> tuple[int, ...]:
         """The source shape where there is one sample."""
         if self.layout is None or self.layout.axis is None:
@@ -201,17 +231,9 @@ class Call:
 
 
 Rule = Callable[[Call], Value]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter a function into the table of how ops act on layouts."""
-
-    def enter(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(names, function))
-        return function
-
-    return enter
+# How ops act on layouts.
+RULES: Table[Rule] = Table()
+rule = RULES.rule
 
 
 class Plates:

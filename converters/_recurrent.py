@@ -6,13 +6,13 @@ layers or two directions.  Equations and the order of the gates are those of tor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
 from converters._call import Call, Many, Refused, Value, rule
 from converters._plates import PLAIN
+from converters._rules import in_blocks
 
 __all__: list[str] = []
 
@@ -178,24 +178,18 @@ def _picked(call: Call, states: Value, k: int, which: int) -> Value:
 
 
 def _steps(call: Call) -> list[Value]:
-    """The input at each step.
-
-    Long sequences are cut in blocks first: a message to a part of a tensor costs as much as the whole tensor.
-    """
+    """The input at each step."""
     x = call["input"]
     if not call["batch_first"]:
         x = call.emit("Transpose", x, part="samples_first", perm=[1, 0, 2])
     count, width = x.row[1], x.row[2]
     flat = call.emit("Reshape", x, part="steps", shape=[x.shape[0], count * width])
-    size = count if count <= 16 else math.isqrt(count)
-    rows = []
-    for begin in range(0, count, size):
-        end = min(begin + size, count)
-        block = flat if size == count else _columns(call, flat, begin * width, end * width, f"steps{begin}")
-        for t in range(begin, end):
-            start = (t - begin) * width
-            rows.append(_columns(call, block, start, start + width, f"t{t}.x"))
-    return rows
+
+    def cut(x: Value, begin: int, end: int) -> Value:
+        return _columns(call, x, begin * width, end * width, f"steps{begin}")
+
+    places = enumerate(in_blocks(flat, count, cut))
+    return [_columns(call, block, k * width, (k + 1) * width, f"t{t}.x") for t, (block, k) in places]
 
 
 def _columns(call: Call, x: Value, begin: int, end: int, part: str) -> Value:

@@ -85,12 +85,11 @@ def _affine(net: GaussianBayesNet, estimator: Any, x: str, prefix: str, name: st
     """x Wᵀ + b.  W: (outputs, features), of ``coef_``, which lacks the first axis where there is one output."""
     coef = estimator.coef_
     weight = np.atleast_2d(coef.toarray() if hasattr(coef, "toarray") else coef)
-    bias = np.broadcast_to(np.ravel(estimator.intercept_), len(weight))
     name = f"{prefix}{name}"
-    terms = [
-        described(net, net.add_parameter(f"{name}.weight", weight), "coef_"),
-        described(net, net.add_parameter(f"{name}.bias", bias), "intercept_"),
-    ]
+    terms = [described(net, net.add_parameter(f"{name}.weight", weight), "coef_")]
+    if getattr(estimator, "fit_intercept", True):
+        bias = np.broadcast_to(np.ravel(estimator.intercept_), len(weight))
+        terms.append(described(net, net.add_parameter(f"{name}.bias", bias), "intercept_"))
     return net.add(name, "Gemm", [x, *terms], transB=1)
 
 
@@ -220,19 +219,21 @@ TRANSFORMERS: dict[str, Transformer] = {
 }
 
 
-def _factor_net(weight: Array, mean: Array, noise: Any, source: str) -> GaussianBayesNet:
-    """z ~ N(0, I), x ~ N(W z + mean, noise).  W: (features, factors)."""
+def _factor_net(weight: Array, mean: Array, noise: Any) -> GaussianBayesNet:
+    """z ~ N(0, I), x ~ N(zᵀ W + mean, noise).  W: (factors, features), as scikit-learn has it."""
     net = GaussianBayesNet(dtype=np.result_type(weight, np.float32))
-    net.add_input("z", weight.shape[1], mean=0.0, cov=1.0)
-    net.add_linear("x", {"z": weight}, bias=mean, cov=noise)
-    net.describe("x.z.weight", source=source)
-    net.describe("x.bias", source="mean_")
+    net.add_input("z", len(weight), mean=0.0, cov=1.0)
+    terms = [net.add_parameter("x.z.weight", weight), net.add_parameter("x.bias", mean)]
+    net.add("x", "Gemm", ["z", *terms], cov=noise)
     net.set_outputs(["x"])
     return net
 
 
 def _pca_net(estimator: Any) -> GaussianBayesNet:
-    """Probabilistic PCA: W = Cᵀ √(explained variance - noise); whitening is no part of the model of x."""
+    """Probabilistic PCA: W = √(explained variance - noise) C; whitening is no part of the model of x.
+
+    W is no array of the estimator, so that nothing of this net is written back.
+    """
     noise = float(estimator.noise_variance_)
     if noise <= 0:
         raise ConversionError(
@@ -240,11 +241,14 @@ def _pca_net(estimator: Any) -> GaussianBayesNet:
             "fit it with fewer (n_components), or put it into a Pipeline, where it is a projection"
         )
     excess = np.maximum(estimator.explained_variance_ - noise, 0.0)
-    return _factor_net(estimator.components_.T * np.sqrt(excess), estimator.mean_, noise, "components_")
+    return _factor_net(np.sqrt(excess)[:, None] * estimator.components_, estimator.mean_, noise)
 
 
 def _factor_analysis_net(estimator: Any) -> GaussianBayesNet:
-    return _factor_net(estimator.components_.T, estimator.mean_, estimator.noise_variance_, "components_")
+    net = _factor_net(np.asarray(estimator.components_), estimator.mean_, estimator.noise_variance_)
+    described(net, "x.z.weight", "components_")
+    described(net, "x.bias", "mean_")
+    return net
 
 
 FACTORS: dict[str, Callable[[Any], GaussianBayesNet]] = {

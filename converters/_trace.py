@@ -10,7 +10,16 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from converters._export import arguments_of, axes_of, evaluation_copy, export_module, leaves, rows, wrap_program
+from converters._export import (
+    Exported,
+    arguments_of,
+    axes_of,
+    evaluation_copy,
+    export_module,
+    leaves,
+    rows,
+    wrap_program,
+)
 from converters._graph import Builder
 from converters._plates import OUTSIDE, Value
 from gbn.errors import ConversionError
@@ -56,15 +65,13 @@ def convert_program(program: ExportedProgram, example: Any, sample_axis: Any) ->
 
 
 def _is_free(program: ExportedProgram) -> bool:
-    names = set(program.graph_signature.user_inputs)
-    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    return any(not isinstance(size, int) for v in values if isinstance(v, torch.Tensor) for size in v.shape)
+    """Whether any size of its inputs is open; torch leaves some fixed ones in symbolic form."""
+    exported = Exported(program, ())
+    return any(not isinstance(size, int) for node in exported.placeholders() for size in exported.shape(node))
 
 
 def _convert_program(program: ExportedProgram, example: Any, sample_axis: Any) -> GaussianBayesNet:
-    names = set(program.graph_signature.user_inputs)
-    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    axes = axes_of([value.dim() for value in values if isinstance(value, torch.Tensor)], sample_axis)
+    axes = axes_of([node.meta["val"].dim() for node in Exported(program, ()).placeholders()], sample_axis)
     exported = wrap_program(program, axes)
     builder = Builder(exported, {})
     net = builder.build()

@@ -45,8 +45,9 @@
 ``weights``
     Where weights come from that no layer holds itself: ``random`` (the default), ``{init: ..., seed: ...}`` with init
     one of glorot (uniform ± √(6 / (fan-in + fan-out)), the default), he (normal, variance 2 / fan-in), normal (variance
-    1 / fan-in) or zeros; or the name of an ``.npz`` file in the description's folder, with a member for each variable.
-    Random biases are zeros, and the gains of normalisations ones.
+    1 / fan-in) or zeros; or the name of an ``.npz`` file in the description's folder, with a member for each variable,
+    such as ``np.savez("weights.npz", **net.to_state_dict())`` writes.  Random biases are zeros, and the gains of
+    normalisations ones.
 
 ``outputs``
     Names; by default the layers that no other reads.

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from converters import keras
 from gbn.errors import ConversionError, GbnError, MissingDependencyError
 from gbn.net import GaussianBayesNet
 
@@ -22,10 +23,14 @@ _CLASSES = frozenset({("torch.nn.modules.module", "Module"), ("torch.export.expo
 
 
 def accepts(obj: Any) -> bool:
-    """Whether this converter is the one for an object; decided without importing torch."""
+    """Whether this converter is the one for an object; decided without importing torch.
+
+    A layer of Keras, which is a torch module too under Keras's backend of PyTorch, is Keras's.
+    """
     if isinstance(obj, (str, PathLike)):
         return Path(obj).suffix.lower() in (".pt2", *_PICKLES)
-    return any((base.__module__, base.__name__) in _CLASSES for base in type(obj).__mro__)
+    bases = type(obj).__mro__
+    return any((base.__module__, base.__name__) in _CLASSES for base in bases) and not keras.accepts(obj)
 
 
 def convert(obj: Any, example: Any = None, *, sample_axis: Any = 0, **options: Any) -> GaussianBayesNet:

@@ -3,10 +3,8 @@
 Nothing is half-built: a call that raises leaves the net as it was.
 """
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,64 +14,12 @@ from gbn.arrays import detached
 from gbn.errors import GraphError, ShapeError, UnknownNameError
 from gbn.gaussian import Covariance
 from gbn.source import SourceNames
+from gbn.trial import tried
+from gbn.vertex import Array, Shape, Vertex
 
-__all__ = ["NetBuilder", "Vertex"]
+__all__ = ["NetBuilder"]
 
-Array = np.ndarray[Any, Any]
-Shape = tuple[int, ...]
 _RESERVED = frozenset("/\\\0")
-_SMALL = 1 << 20
-
-
-@dataclass(frozen=True)
-class Vertex:
-    """One variable of the net.
-
-    kind: "input" (a root), "parameter" or "constant" (shared by the samples), "op", or "likelihood" (a label).
-    shape: the event, i.e. the shape of one sample.
-    plated: whether it has a value per sample.
-    op, attributes: the mean function of an "op"; ``op`` is the likelihood's name for a "likelihood".
-    noise: name of its noise in ``net.noises``; None for a deterministic vertex.
-    value: the array of a parameter or constant; the prior mean of an input (None: it must be observed).
-    trainable: False for what the source model keeps frozen.
-    source: where it comes from in the converted model; a parameter's name there, the first one of tied weights.
-    """
-
-    name: str
-    kind: str
-    shape: Shape
-    plated: bool
-    parents: tuple[str, ...] = ()
-    op: str | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    noise: str | None = None
-    value: Array | None = None
-    trainable: bool = True
-    source: str | None = None
-
-    @property
-    def random(self) -> bool:
-        """Whether it has noise of its own."""
-        return self.noise is not None
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether it must be observed: an input without a prior."""
-        return self.kind == "input" and self.noise is None and self.value is None
-
-    @property
-    def title(self) -> str:
-        """Its op, or its kind: what stands for it in tables."""
-        if self.kind == "op":
-            return str(self.op)
-        if self.kind == "likelihood":
-            return f"label ({self.op})"
-        return self.kind if self.trainable or self.kind != "parameter" else "parameter (frozen)"
-
-    @property
-    def size(self) -> int:
-        """Number of entries of one sample."""
-        return math.prod(self.shape)
 
 
 class NetBuilder(SourceNames):
@@ -387,62 +333,7 @@ class NetBuilder(SourceNames):
         vertices = [self.vertices[p] for p in parents]
         key = (entry, tuple((v.kind, v.shape, v.plated) for v in vertices), repr(attributes), len(set(parents)))
         if any(v.kind == "constant" for v in vertices):  # numbers of rows to pick, and the like
-            return self._tried(name, entry, vertices, attributes)
+            return tried(name, entry, vertices, attributes, self.dtype)
         if key not in self._shapes:
-            self._shapes[key] = self._tried(name, entry, vertices, attributes)
+            self._shapes[key] = tried(name, entry, vertices, attributes, self.dtype)
         return self._shapes[key]
-
-    def _tried(
-        self, name: str, entry: ops.Op, vertices: Sequence[Vertex], attributes: Mapping[str, Any]
-    ) -> tuple[Shape, bool]:
-        """The same by a trial run on two samples and on one.
-
-        The first of two samples must come out as it does alone: an op that mixes samples or moves their axis fails.
-        """
-        plated = any(vertex.plated for vertex in vertices)
-        two = [
-            _trial(k, (2, *v.shape) if v.plated else v.shape, self.dtype) if v.value is None or v.plated else v.value
-            for k, v in enumerate(vertices)
-        ]
-        one = [value[:1] if v.plated else value for value, v in zip(two, vertices, strict=True)]
-        try:
-            with np.errstate(all="ignore"):
-                pair = entry(*two, **attributes)[0]
-                single = entry(*one, **attributes)[0] if plated else pair
-        except (ValueError, IndexError, TypeError, ArithmeticError) as error:
-            shapes = ", ".join(f"{v.name!r} {('N, ' if v.plated else '')!s}{v.shape}" for v in vertices)
-            raise GraphError(f"{name!r}: {entry.name} does not take its parents ({shapes}): {error}") from None
-        if entry.name == "Linear" and any(not vertex.plated for vertex in vertices[: len(vertices) - 1 : 2]):
-            raise GraphError(f"{name!r}: parents of a linear CPD have a value per sample; use MatMul between weights")
-        if not plated:
-            # Linear without parents has a row axis already: its vertex is a root with a value per sample.
-            return (pair.shape[1:], True) if entry.name == "Linear" else (pair.shape, False)
-        fits = pair.ndim > 0 and pair.shape[0] == 2 and single.shape == (1, *pair.shape[1:])
-        if not fits or not _alike(pair[:1], single):
-            raise GraphError(
-                f"{name!r}: {entry.name} moves the sample axis or mixes samples (two samples give shape {pair.shape}, "
-                f"one gives {single.shape}); every vertex must keep its samples on axis 0, independent of one another"
-            )
-        return pair.shape[1:], True
-
-
-def _trial(seed: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
-    """Numbers to try an op on; what is small is kept, for a deep net asks for the same again and again."""
-    return (_small_trial if math.prod(shape) < _SMALL else _new_trial)(seed, shape, dtype)
-
-
-def _new_trial(seed: int, shape: Shape, dtype: np.dtype[Any]) -> Array:
-    values: Array = np.random.default_rng(seed).uniform(0.25, 1.0, shape).astype(dtype)
-    values.flags.writeable = False
-    return values
-
-
-_small_trial = lru_cache(maxsize=32)(_new_trial)
-
-
-def _alike(a: Array, b: Array) -> bool:
-    """np.allclose at single precision, NaN equal to NaN, without its overhead where all is plain."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        if (np.abs(a - b) < 1e-5 + 1e-3 * np.abs(b)).all():
-            return True
-    return np.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)

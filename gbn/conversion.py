@@ -83,10 +83,6 @@ def convert(
         _refuse_policy(latents=latents, noise=noise, output_noise=output_noise, likelihood=likelihood)
         return converter.convert(obj_or_path, example, **options)  # type: ignore[no-any-return]
     net = converter.convert(obj_or_path, example, **options)
-    if isinstance(likelihood, Mapping):
-        likelihood = dict.fromkeys(net.outputs, "auto") | dict(likelihood)
-    elif likelihood is None:
-        likelihood = "gaussian"
     assign_noise(net, latents, noise, output_noise, likelihood)
     return net
 

@@ -107,13 +107,13 @@ class UnsupportedLayer:
 
 
 class ConversionError(GbnError, ValueError):
-    """A model cannot be converted; ``layers`` lists every layer at fault, not only the first."""
+    """A model cannot be converted; ``layers`` lists every layer at fault, not only the first, ``remedy`` ends it."""
 
-    def __init__(self, message: str, layers: Iterable[UnsupportedLayer] = ()) -> None:
+    def __init__(self, message: str, layers: Iterable[UnsupportedLayer] = (), remedy: str = "") -> None:
         self.layers = tuple(layers)
         text = "\n  - ".join([message, *map(str, self.layers)])
         missing = any(layer.reason == NO_COUNTERPART for layer in self.layers)
-        super().__init__(f"{text}\n{_ADD_ONE}" if missing else text)
+        super().__init__("\n".join(filter(None, [text, _ADD_ONE if missing else "", remedy])))
 
 
 class ConvergenceWarning(UserWarning):

@@ -28,7 +28,7 @@ def assign_noise(
     latents: str | Iterable[str] = "affine",
     noise: Any = 1.0,
     output_noise: Any = 1.0,
-    likelihood: str | Mapping[str, str | None] | None = None,
+    likelihood: str | Mapping[str, str | None] | None = "auto",
 ) -> None:
     """Give noise to hidden vertices and outputs of ``net``, in place.
 
@@ -46,13 +46,12 @@ def assign_noise(
         output_noise: covariance of the outputs, in the same forms.
         likelihood: of the outputs.
 
-            - None keeps the labels that the net has;
-            - "auto" keeps them too, and recognises others by the op that an output ends in: Softmax or LogSoftmax is
-              categorical, Sigmoid bernoulli, anything else Gaussian, as are outputs that have noise or are named in one
-              of the arguments above;
+            - "auto" keeps the labels that the net has, and recognises others by the op that an output ends in: Softmax
+              or LogSoftmax is categorical, Sigmoid bernoulli, anything else Gaussian, as are outputs that have noise or
+              are named in one of the arguments above;
             - "categorical" or "bernoulli" for every output;
-            - "gaussian" takes all labels away;
-            - a mapping output -> one of these decides for each output; those that it leaves out keep their labels.
+            - "gaussian" or None takes all labels away;
+            - a mapping output -> one of these decides for each output; "auto" for those that it leaves out.
 
             A label is a leaf ``<output>.label`` on the logits: on the output, or on what its last op reads where that
             makes probabilities of logits, transposed (``<output>.classes_first``) where that has the classes on another
@@ -252,9 +251,8 @@ def _labels(net: GaussianBayesNet, output: str) -> list[str]:
 def _set_labels(
     net: GaussianBayesNet, likelihood: str | Mapping[str, str | None] | None, mentioned: Collection[str]
 ) -> None:
-    if likelihood is None:
-        return
-    per_output = likelihood if isinstance(likelihood, Mapping) else dict.fromkeys(net.outputs, likelihood)
+    per_output: dict[str, str | None] = dict.fromkeys(net.outputs, "auto")
+    per_output |= likelihood if isinstance(likelihood, Mapping) else dict.fromkeys(net.outputs, likelihood)
     for output, kind in per_output.items():
         if output not in net.outputs:
             raise UnknownNameError("output in likelihood", output, net.outputs)

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gbn import likelihoods, ops
-from gbn.build import NetBuilder, Vertex
+from gbn.build import NetBuilder
 from gbn.errors import EvidenceError
 from gbn.evidence import Evidence
 from gbn.gaussian import LOG_2PI, Covariance
 from gbn.likelihoods import Likelihood
 from gbn.maps import Chain, Diagonal, LinearMap
+from gbn.vertex import Vertex
 
 if TYPE_CHECKING:
     import networkx

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gbn.errors import ShapeError, UnknownNameError
-
-if TYPE_CHECKING:
-    from gbn.build import Vertex
+from gbn.vertex import Array, Vertex
 
 __all__ = ["SourceArray", "SourceNames"]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -231,6 +231,22 @@ def test_convert_takes_several_inputs(gbn_command, module, npz, tmp_path):
     assert [net[name].shape for name in net.inputs] == [(3,), (4,)]
 
 
+def test_convert_takes_the_axis_of_the_samples(gbn_command, fails, tmp_path):
+    code = "class Last(nn.Module):\n    def forward(self, x, y):\n        return x[-1] + y\n"
+    (tmp_path / "last.py").write_text(f"from torch import nn\n\n\n{code}")
+    source = f"{tmp_path / 'last.py'}:Last"
+    arguments = ["convert", source, "-o", tmp_path / "out.gbn", "--example-shape", "5,3", 3]
+    code, _, stderr = gbn_command(*arguments, "--sample-axis", 1, 0)
+    assert code == 0, stderr
+    net = gbn.load(tmp_path / "out.gbn")
+    assert [net[name].shape for name in net.inputs] == [(5, 3), (3,)]
+    code, _, stderr = gbn_command(*arguments, "--sample-axis", "none")
+    assert code == 0, stderr
+    assert gbn.load(tmp_path / "out.gbn")["x"].shape == (5, 3)
+    assert "cannot trace" in fails(*arguments)
+    assert "sample_axis" in fails(*arguments, "--sample-axis", 7)
+
+
 def test_convert_takes_names_as_latents_and_a_likelihood(gbn_command, module, tmp_path):
     arguments = ["convert", f"{module}:pair", "-o", tmp_path / "out.gbn"]
     code, stdout, _ = gbn_command(*arguments, "--latents", "0,1", "--likelihood", "categorical")

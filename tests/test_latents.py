@@ -266,7 +266,7 @@ def test_outputs_by_themselves_and_logits_that_are_outputs() -> None:
     assert net["s.label"].parents == ("c",)
     assert {"a", "b", "h"} == set(net.latents)
     assign_noise(both, likelihood={"p": "gaussian", "s": "auto", "y": "categorical"})
-    assert both.labels == ("s.label", "y.label")
+    assert both.labels == ("y.label", "s.label")
     assert "p" in both.latents
     assert "h" in both.latents
 

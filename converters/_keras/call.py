@@ -10,6 +10,7 @@ import numpy as np
 
 from converters._keras.records import Config, Layer, Shape, Variable
 from converters._plates import Refused
+from converters._rules import Table, part_name
 from gbn.errors import NO_COUNTERPART, GbnError
 from gbn.net import GaussianBayesNet
 from gbn.ops.footprint import entries, footprint
@@ -101,11 +102,11 @@ class Call:
 
     def emit(self, op: str, *parents: str, part: str = "", **attributes: Any) -> str:
         """Add a vertex: the result itself, or its ``part``."""
-        return self.state.add(self._name(part), op, parents, attributes)
+        return self.state.add(part_name(self.name, part, self.state.net), op, parents, attributes)
 
     def constant(self, part: str, value: Any) -> str:
         """Add a constant of the layer's configuration."""
-        return self.state.net.add_constant(self._name(part), value)
+        return self.state.net.add_constant(part_name(self.name, part, self.state.net), value)
 
     def within(self, part: str, layer: Layer | None = None, *inputs: str) -> Call:
         """A call inside this one, whose vertices are named by ``part``."""
@@ -167,29 +168,12 @@ class Call:
             self.state.derived.add(self.state.add(name, op, [parameter], attributes))
         return name
 
-    def _name(self, part: str) -> str:
-        """A part gives way to a parameter that happens to have its name."""
-        if not part:
-            return self.name
-        name = f"{self.name}.{part}"
-        while name in self.state.net:
-            name += "_"
-        return name
-
 
 Result = str | list[str]
 Rule = Callable[[Call], Result]
-RULES: dict[str, Rule] = {}
-
-
-def rule(*kinds: str) -> Callable[[Rule], Rule]:
-    """Enter a function into the table under the class names of Keras layers."""
-
-    def enter(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(kinds, function))
-        return function
-
-    return enter
+# By the class names of Keras layers.
+RULES: Table[Rule] = Table()
+rule = RULES.rule
 
 
 def refs(arguments: Any) -> list[Ref]:

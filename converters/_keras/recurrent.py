@@ -6,12 +6,13 @@ initial state leaves the zero state out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from converters._keras.activations import activation
 from converters._keras.call import Call, Ref, Refused, Result, refs, rule, run
 from converters._keras.records import Layer, kind_of, of_keras
+from converters._rules import in_blocks
 
 __all__: list[str] = []
 
@@ -207,13 +208,21 @@ def _unroll(call: Call, layer: Layer, x: str, states: Sequence[str]) -> tuple[li
     now: list[Any] = list(states) or [None] * count
     if len(now) != count:
         raise Refused(f"initial_state: got {len(now)} tensors, expected {count}")
-    order = range(event[0])
+    steps = list(enumerate(_places(call, x, event[0])))
     outputs = []
-    for t in reversed(order) if layer.config.flag("go_backwards") else order:
+    for t, (block, k) in reversed(steps) if layer.config.flag("go_backwards") else steps:
         at = call.within(f"t{t}", layer)
-        now = step(at, at.emit("Slice", x, part="x", starts=[t], ends=[t + 1], axes=[1]), now)
+        now = step(at, _cut(at, block, k, k + 1, "x"), now)
         outputs.append(now[0])
     return outputs, now
+
+
+def _places(call: Call, x: str, steps: int) -> Iterator[tuple[str, int]]:
+    return in_blocks(x, steps, lambda x, begin, end: _cut(call, x, begin, end, f"steps{begin}"))
+
+
+def _cut(call: Call, x: str, begin: int, end: int, part: str) -> str:
+    return call.emit("Slice", x, part=part, starts=[begin], ends=[end], axes=[1])
 
 
 def _sequence(call: Call, steps: Sequence[str], part: str = "") -> str:
@@ -296,9 +305,9 @@ def _time_distributed(call: Call) -> str:
     if steps > _MOST_STEPS:
         raise Refused(f"its input has {steps} steps, of which at most {_MOST_STEPS} are unrolled")
     results = []
-    for t in range(steps):
+    for t, (block, k) in enumerate(_places(call, x, steps)):
         at = call.within(f"t{t}", layer)
-        one = at.emit("Slice", x, part="slice", starts=[t], ends=[t + 1], axes=[1])
+        one = _cut(at, block, k, k + 1, "slice")
         at.arguments = [Ref(at.emit("Squeeze", one, part="x", axes=[1]))]
         results.append(run(at)[0])
     return _sequence(call, results)

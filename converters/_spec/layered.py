@@ -76,7 +76,10 @@ class Layered:
         self._outputs()
         self._unused()
         self.faults.check()
-        return self.state.net
+        net = self.state.net
+        for name, vertex in self.state.known.items():
+            net.keep_source(str(name), np.asarray(net[vertex].value), vertex)
+        return net
 
     def _list(self, key: str) -> list[Node]:
         node = self.top.value.get(key, Node([], key))

@@ -134,6 +134,11 @@ def _add_convert(commands: Any) -> argparse.ArgumentParser:
         "--example-shape", type=_shape, nargs="+", action="extend", metavar="SIZES",
         help="the shape of one sample, such as 3,32,32, to trace with random numbers; one for each input",
     )  # fmt: skip
+    add.add_argument(
+        "--sample-axis", type=_axis, nargs="+", metavar="K",
+        help="the axis of the inputs that counts the samples (default 0), or none: an input is one sample; one for all "
+        "or one for each input",
+    )  # fmt: skip
     _add_policy(add)
     add.add_argument("--output-noise", type=float, metavar="X", help="variance of the outputs (default 1)")
     add.add_argument("--likelihood", choices=_LIKELIHOODS, help="labels under the outputs (auto: as the model ends)")
@@ -233,6 +238,15 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
+def _axis(text: str) -> int | None:
+    if text == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number such as 1, or none") from None
+
+
 def _latents(text: str) -> str | list[str]:
     return text if text in POLICIES else [name.strip() for name in text.split(",")]
 
@@ -252,6 +266,8 @@ def _convert(args: argparse.Namespace) -> _Result:
     options = _given(args, "latents", "noise", "output_noise")
     if args.likelihood:
         options["likelihood"] = None if args.likelihood == "none" else args.likelihood
+    if args.sample_axis:
+        options["sample_axis"] = args.sample_axis[0] if len(args.sample_axis) == 1 else args.sample_axis
     if Path(args.source).suffix.lower() == ".gbn":
         model, example = io.load(args.source), None
     else:

@@ -155,9 +155,18 @@ def read_example(args: argparse.Namespace, example: Any) -> Any:
     if args.example:
         return read_inputs(read_arrays(args.example), args.example)
     if args.example_shape:
-        rng = np.random.default_rng(0)
-        return tuple(rng.standard_normal((2, *shape)) for shape in args.example_shape)
+        rng, axes = np.random.default_rng(0), args.sample_axis or [0]
+        axes = axes * len(args.example_shape) if len(axes) == 1 else axes
+        return tuple(rng.standard_normal(_batch(*pair)) for pair in zip(args.example_shape, axes, strict=False))
     return example
+
+
+def _batch(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    """The shape of two samples."""
+    if axis is None:
+        return shape
+    place = axis % (len(shape) + 1)
+    return (*shape[:place], 2, *shape[place:])
 
 
 def read_inputs(arrays: Mapping[str, Array], path: str) -> tuple[Array, ...]:

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ _COARSE = 1e-2
 # to get right: so many units in the last place of the whole gradient are let pass.
 _ROUNDING = 64
 _TIME_BUDGET = 2.0
+_PROBABILITIES = ("Softmax", "Sigmoid")
 
 
 def cosine(got: Array, expected: Array) -> float:
@@ -104,10 +105,11 @@ def compare(
     predictive coding ("pc") gives backprop's, other engines and schedules approach it.
 
     Args:
-        model: a torch.nn.Module, or a fitted MLPClassifier or MLPRegressor of scikit-learn.
+        model: a torch.nn.Module, a keras.Model under the backend of PyTorch, or a fitted MLPClassifier or MLPRegressor
+            of scikit-learn.
         x: inputs, shape (samples, *event); a tuple for several inputs.
         y: targets, shaped like the output; for "cross_entropy" also class numbers, for a scikit-learn classifier its
-            labels.
+            labels.  Of a Keras model that ends in a softmax or sigmoid, the losses of labels take the probabilities.
         loss: a name of :data:`gbn.equivalence.LOSSES`, or torch's longer one.
         reduction: "mean" or "sum".
         engine, options: as in a query; an option ``tol`` of the engine cannot be given.
@@ -131,6 +133,7 @@ def compare(
     if net is None:
         example = tuple(value[:2] for value in inputs)
         net = convert(model, example, latents=latents, noise=noise, output_noise=1.0, likelihood=chosen.likelihood)
+    chosen = replace(chosen, of_probabilities=_gives_probabilities(net, model, chosen))
     problem = _problem(net, inputs, oracles.read_target(model, y, chosen), chosen, reduction)
     backprop = oracles.prepare(model, inputs, problem.target, chosen, reduction)
     expected_loss, expected = backprop.read()
@@ -162,7 +165,10 @@ def compare(
 
 @dataclass(frozen=True)
 class _Problem:
-    """A net with its inputs and targets as evidence."""
+    """A net with its inputs and targets as evidence.
+
+    output: what the loss is of: logits, or values.
+    """
 
     net: GaussianBayesNet
     evidence: Evidence
@@ -198,11 +204,17 @@ def _problem(net: GaussianBayesNet, inputs: tuple[Any, ...], y: Array, loss: Los
     arrays = {name: oracles.as_array(value) for name, value in zip(net.inputs, inputs, strict=True)}
     # Inputs without a prior are set, not observed; setting them all keeps priors out of the energy.
     samples = Evidence.read(net, do=arrays).samples
-    output = net.outputs[0]
+    observed = _observed(net, net.outputs[0], loss)
+    output = observed if loss.likelihood == "gaussian" else net[observed].parents[0]
     shape = (samples, *net[output].shape)
     target = loss.target(y, shape, net.dtype)
-    evidence = Evidence.read(net, {_observed(net, output, loss): target}, do=arrays)
+    evidence = Evidence.read(net, {observed: target}, do=arrays)
     return _Problem(net, evidence, output, target, loss, loss.multiplier(reduction, shape))
+
+
+def _gives_probabilities(net: GaussianBayesNet, model: Any, loss: Loss) -> bool:
+    ends = len(net.outputs) == 1 and net[net.outputs[0]].op in _PROBABILITIES
+    return ends and loss.likelihood != "gaussian" and oracles.may_end_in_probabilities(model)
 
 
 def _observed(net: GaussianBayesNet, output: str, loss: Loss) -> str:
@@ -216,14 +228,15 @@ def _observed(net: GaussianBayesNet, output: str, loss: Loss) -> str:
             )
         return output
     last = net[output]
-    if last.op in ("Softmax", "Sigmoid"):
+    if last.op in _PROBABILITIES and not loss.of_probabilities:
         raise InferenceError(
             f"model: it ends in a {last.op}, and loss {loss.name!r} takes logits, of which it makes probabilities "
             "itself; compare the model without its last layer"
         )
     # The logarithms of probabilities are logits too: their softmax gives the probabilities back.
-    logits = (output, *last.parents) if last.op == "LogSoftmax" else (output,)
-    labels = [n for n in net.labels if net[n].parents[0] in logits and net[n].op == loss.likelihood]
+    logits = (output, *last.parents) if last.op == "LogSoftmax" or loss.of_probabilities else (output,)
+    labels = [n for n in net.labels if n == f"{output}.label" or net[n].parents[0] in logits]
+    labels = [n for n in labels if net[n].op == loss.likelihood]
     if not labels:
         raise InferenceError(
             f"net: the output {output!r} has no {loss.likelihood} label, which loss {loss.name!r} needs; convert with "

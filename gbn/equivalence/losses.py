@@ -33,6 +33,7 @@ class Loss:
     likelihood: of the output; "gaussian" has unit variance, so its energy is ½‖y - ŷ‖².
     scale: summed loss per nat of energy.
     by_class: whether the classes on axis 1 of the output share one term.
+    of_probabilities: whether the model gives probabilities in the place of logits, with the classes on its last axis.
     """
 
     name: str
@@ -40,6 +41,11 @@ class Loss:
     likelihood: str
     scale: float
     by_class: bool = False
+    of_probabilities: bool = False
+
+    def logits(self, p: Any) -> Any:
+        """Logits, with the classes on axis 1, whose probabilities a tensor of torch holds."""
+        return p.log().movedim(-1, 1) if self.by_class else p.log() - (-p).log1p()
 
     def multiplier(self, reduction: str, shape: Shape) -> float:
         """What turns the energy of an output of this shape, (samples, *event), into the loss.

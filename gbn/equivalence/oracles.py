@@ -1,7 +1,8 @@
 """Gradients by the original framework: what local messages are held against.
 
-Nothing here knows a net.  A PyTorch module is differentiated by its own autograd.  A scikit-learn network has none: it
-is written out in torch, or differentiated by central differences of its own predictions where torch is absent.
+Nothing here knows a net.  A PyTorch module is differentiated by its own autograd, as is a Keras model whose backend is
+PyTorch.  A scikit-learn network has none: it is written out in torch, or differentiated by central differences of its
+own predictions where torch is absent.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "Backprop",
     "as_array",
     "difference_gradients",
+    "may_end_in_probabilities",
     "prepare",
     "read_target",
     "sklearn_gradients",
@@ -32,6 +34,7 @@ Array = np.ndarray[Any, Any]
 Gradients = tuple[float, dict[str, Array]]
 # Cube root of the rounding error, where truncation and rounding of central differences balance.
 _STEP = 6e-6
+_KERAS = ("keras.", "Layer")
 _OUTPUT_LOSSES = {"identity": "mse", "softmax": "cross_entropy", "logistic": "bce"}
 
 
@@ -106,13 +109,22 @@ def prepare(model: Any, inputs: tuple[Any, ...], target: Array, loss: Loss, redu
     Raises:
         InferenceError: a model of a framework without oracle.
     """
-    for (package, base), make in _ORACLES.items():
-        if any(kind.__name__ == base and kind.__module__.startswith(package) for kind in type(model).__mro__):
+    for key, make in _ORACLES.items():
+        if _is(model, *key):
             return make(model, inputs, target, loss, reduction)
     raise InferenceError(
-        f"model: got {type(model).__name__}, whose own gradients are not to be had; compare takes torch.nn.Module, and "
-        "MLPClassifier and MLPRegressor of scikit-learn"
+        f"model: got {type(model).__name__}, whose own gradients are not to be had; compare takes torch.nn.Module, "
+        "keras.Model, and MLPClassifier and MLPRegressor of scikit-learn"
     )
+
+
+def may_end_in_probabilities(model: Any) -> bool:
+    """Whether a loss of the model's framework takes probabilities, as those of Keras do unless they are told."""
+    return _is(model, *_KERAS)
+
+
+def _is(model: Any, package: str, base: str) -> bool:
+    return any(kind.__name__ == base and kind.__module__.startswith(package) for kind in type(model).__mro__)
 
 
 def read_target(model: Any, y: Any, loss: Loss) -> Array:
@@ -146,12 +158,43 @@ def _differentiable() -> Iterator[None]:
 
 
 def _torch_backprop(module: Any, inputs: tuple[Any, ...], target: Any, loss: Loss, reduction: str) -> Backprop:
-    import torch
-
-    losses.check_reduction(reduction)
     # A module in training mode would update its statistics, so a copy does the work.
     network = copy.deepcopy(module).eval() if any(part.training for part in module.modules()) else module
     parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    return _autograd(type(module).__name__, network, parameters, inputs, target, loss, reduction)
+
+
+def _keras_backprop(model: Any, inputs: tuple[Any, ...], target: Any, loss: Loss, reduction: str) -> Backprop:
+    """By the path of the variables; probabilities are made logits of, which have their classes on axis 1."""
+    import keras
+
+    if keras.backend.backend() != "torch":
+        raise InferenceError(
+            f"model: the backend of Keras is {keras.backend.backend()!r}, and its gradients are taken with that of "
+            "PyTorch; start Python with KERAS_BACKEND=torch"
+        )
+    parameters = {variable.path: variable.value for variable in model.trainable_variables}
+
+    def logits(*arguments: Any) -> Any:
+        output = _single(model(arguments[0] if len(arguments) == 1 else list(arguments), training=False))
+        return loss.logits(output) if loss.of_probabilities else output
+
+    return _autograd(type(model).__name__, logits, parameters, inputs, target, loss, reduction)
+
+
+def _autograd(
+    kind: str,
+    network: Callable[..., Any],
+    parameters: Mapping[str, Any],
+    inputs: tuple[Any, ...],
+    target: Any,
+    loss: Loss,
+    reduction: str,
+) -> Backprop:
+    """Autograd of a function of tensors with respect to the parameters in it."""
+    import torch
+
+    losses.check_reduction(reduction)
     if not parameters:
         raise InferenceError("the model has no parameter that requires a gradient, so there is nothing to compare")
     like = next(iter(parameters.values()))
@@ -168,7 +211,7 @@ def _torch_backprop(module: Any, inputs: tuple[Any, ...], target: Any, loss: Los
         value, gradients = run()
         return float(as_array(value)), {n: as_array(g) for n, g in zip(parameters, gradients, strict=True)}
 
-    return Backprop(f"torch autograd on the original {type(module).__name__}", run, read)
+    return Backprop(f"torch autograd on the original {kind}", run, read)
 
 
 def _tensor(value: Any, like: Any) -> Any:
@@ -307,7 +350,9 @@ def _predicted_loss(model: Any, x: Array, target: Array, loss: Loss, reduction: 
     return float(nats.sum() if reduction == "sum" else nats.mean())
 
 
+# A Keras model may be a module of torch as well: it is first.
 _ORACLES: Mapping[tuple[str, str], Callable[[Any, tuple[Any, ...], Array, Loss, str], Backprop]] = {
+    _KERAS: _keras_backprop,
     ("torch.", "Module"): _torch_backprop,
     ("sklearn.", "MLPClassifier"): _sklearn_oracle,
     ("sklearn.", "MLPRegressor"): _sklearn_oracle,

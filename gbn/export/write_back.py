@@ -7,7 +7,9 @@ function here, from a model to its :class:`Slot` s; what is written where is che
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +25,7 @@ from gbn.net import GaussianBayesNet
 __all__ = ["Slot", "load_into", "to_state_dict"]
 
 Array = np.ndarray[Any, Any]
+_MOST_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def load_into(target: Any, net: GaussianBayesNet, output: str | PathLike[str] | 
 
     Args:
         target: a ``torch.nn.Module``, a fitted estimator of scikit-learn, a ``keras.Model`` or an
-            ``onnx.ModelProto``, changed in place; or the path of an ``.onnx`` file, which is only read.
+            ``onnx.ModelProto``, changed in place; or the path of an ``.onnx`` or ``.keras`` file, which is only read.
         output: where to write the new file, for a path.
 
     Returns:
@@ -102,21 +105,75 @@ def load_into(target: Any, net: GaussianBayesNet, output: str | PathLike[str] | 
 
 
 def _load_into_file(path: Path, net: GaussianBayesNet, output: str | PathLike[str] | None) -> Path:
-    if path.suffix.lower() != ".onnx":
+    write = _FILES.get(path.suffix.lower())
+    if write is None:
         raise ConversionError(
-            f"target: got the path {str(path)!r}, expected an .onnx file, or a model in memory; load the model first"
+            f"target: got the path {str(path)!r}, expected an .onnx or .keras file, or a model in memory; load the "
+            "model first"
         )
     if output is None:
         raise ConversionError("output: got None, expected the path of the new file: load_into(path, net, output)")
+    from gbn.io import write_whole
+
+    data = write(path, net)
+    write_whole(output, lambda file: file.write(data))
+    return Path(output)
+
+
+def _onnx_file(path: Path, net: GaussianBayesNet) -> bytes:
     try:
         import onnx
     except ImportError as error:
         raise MissingDependencyError("onnx", "onnx", "writing an ONNX model") from error
-    from gbn.io import write_whole
+    return load_into(onnx.load(path), net).SerializeToString()  # type: ignore[no-any-return]
 
-    data = load_into(onnx.load(path), net).SerializeToString()
-    write_whole(output, lambda file: file.write(data))
-    return Path(output)
+
+def _keras_file(path: Path, net: GaussianBayesNet) -> bytes:
+    """The zip anew, with other numbers in the arrays of its HDF5 file."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingDependencyError("h5py", "keras", "writing a .keras file") from error
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > _MOST_BYTES:
+                raise ValueError(f"its members hold {size} bytes, expected at most {_MOST_BYTES}")
+            members = {entry: archive.read(entry) for entry in archive.infolist()}
+        (weights,) = (entry for entry in members if entry.filename == "model.weights.h5")
+        held = io.BytesIO(members[weights])
+        file = h5py.File(held, "r+")
+        slots = _hdf5_slots(file)
+    # Damaged bytes surface as almost any exception of the zip and HDF5 parsers.
+    except Exception as error:
+        raise ConversionError(f"{path.name}: not a whole .keras file: {error}") from error
+    with file:
+        for put, value in _matched(net, slots, f"file {path.name}"):
+            put(value)
+    members[weights] = held.getvalue()
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for entry, data in members.items():
+            archive.writestr(entry, data)
+    return whole.getvalue()
+
+
+def _hdf5_slots(file: Any) -> dict[str, Slot]:
+    """Arrays of numbers in the file itself: neither links nor what lies in other files."""
+    import h5py
+
+    slots = {}
+
+    def enter(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None and not (item.external or item.is_virtual):
+            kind = "" if item.dtype.kind == "f" else f"its dtype is {item.dtype}, expected floating-point numbers"
+            slots[name] = Slot(item.shape, partial(item.__setitem__, ...), fault=kind)
+
+    file.visititems(enter)
+    return slots
+
+
+_FILES: dict[str, Callable[[Path, GaussianBayesNet], bytes]] = {".onnx": _onnx_file, ".keras": _keras_file}
 
 
 def _held(net: GaussianBayesNet, name: str) -> Array:
@@ -148,6 +205,11 @@ def _matched(
             faults.append(f"{name}: one array with {first} in the {kind}, and two that differ in the net")
         else:
             todo.append((slot.put, value.reshape(slot.shape)))
+    if held and not held.keys() & slots.keys():
+        faults.append(
+            "no name of the net is known there: where the net comes from a file, write a new file with "
+            "load_into(path, net, output), and load the new one"
+        )
     if faults:
         raise ConversionError("\n  - ".join([f"the net does not fit this {kind}, and nothing was written:", *faults]))
     if not todo:
@@ -189,8 +251,15 @@ def _torch_slots(module: Any) -> dict[str, Slot]:
 
 
 def _sklearn_slots(estimator: Any) -> dict[str, Slot]:
-    """Fitted attributes, ``name_`` or ``name_[k]`` where they are lists, that are arrays of numbers."""
+    """Fitted attributes, ``name_`` or ``name_[k]`` where they are lists, that are arrays of numbers.
+
+    Of a pipeline those of its predictor, for what the steps before it have learned are constants of the net.
+    """
+    if hasattr(estimator, "steps"):
+        steps = [step for _, step in estimator.steps if step is not None and not isinstance(step, str)]
+        return _sklearn_slots(steps[-1]) if steps else {}
     slots = {}
+    fitted_names = ("coef", "intercept") if getattr(estimator, "fit_intercept", True) else ("coef",)
     for attribute, fitted in vars(estimator).items():
         if not attribute.endswith("_") or attribute.startswith("_"):
             continue
@@ -205,7 +274,7 @@ def _sklearn_slots(estimator: Any) -> dict[str, Slot]:
             else:
                 put, fault = partial(_set_number, estimator, attribute, type(value)), ""
             name = f"{attribute}[{k}]" if several else attribute
-            needed = attribute.startswith(("coef", "intercept"))
+            needed = attribute.startswith(fitted_names)
             slots[name] = Slot(np.shape(value), put, needed, fault=fault)
     return slots
 
@@ -262,5 +331,5 @@ def _reader(target: Any) -> Callable[[Any], dict[str, Slot]]:
             return slots
     raise ConversionError(
         f"target: got {type(target).__name__}, expected a torch.nn.Module, an estimator of scikit-learn, a "
-        "keras.Model, an onnx.ModelProto, or the path of an .onnx file"
+        "keras.Model, an onnx.ModelProto, or the path of an .onnx or .keras file"
     )

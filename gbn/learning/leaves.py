@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbn.build import Vertex
 from gbn.evidence import Evidence
 from gbn.gaussian import LOG_2PI
 from gbn.learning.data import Data
+from gbn.vertex import Vertex
 
 if TYPE_CHECKING:
     from gbn.inference.solution import LinearizedPosterior

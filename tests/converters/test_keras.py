@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gbn
 from gbn.conversion import convert
 from gbn.errors import ConversionError
 
@@ -14,14 +15,15 @@ pytest.importorskip("h5py")
 pytest.importorskip("torch")
 
 import converters.keras
+import converters.torch
 from converters import from_keras
 from tests.keras_models import batch, converted, floats, given, gradients_agree, keras, randomize, results, runs_alike
 
 L = keras.layers
 
 
-def mlp() -> Any:
-    layers = [L.Dense(16, activation="relu"), L.Dropout(0.2), L.Dense(8, activation="tanh"), L.Dense(3)]
+def mlp(last: str | None = None) -> Any:
+    layers = [L.Dense(16, activation="relu"), L.Dropout(0.2), L.Dense(8, activation="tanh"), L.Dense(3, last)]
     return keras.Sequential([L.Input((5,)), *layers])
 
 
@@ -298,6 +300,8 @@ def test_which_objects_are_taken() -> None:
     assert converters.keras.accepts(mlp())
     assert converters.keras.accepts("model.keras")
     assert not converters.keras.accepts("model.pt2")
+    # Under this backend it is a torch module as well.
+    assert not converters.torch.accepts(mlp())
     assert not converters.keras.accepts(np.zeros(2))
     with pytest.raises(ConversionError, match="options"):
         convert(mlp(), depth=2)
@@ -313,3 +317,78 @@ def test_every_affine_layer_is_a_latent_once() -> None:
     net = converted(keras.Model(x, L.Conv1DTranspose(3, 2, name="t")(L.LSTM(2, return_sequences=True, name="r")(h))))
     gates = [f"r.t{k}.gates" for k in range(2)]
     assert list(net.latents) == ["e.affine", "c.conv", "d.conv", *gates, "t"]
+
+
+@pytest.mark.parametrize(
+    ("last", "loss"),
+    [(None, "mse"), (None, "cross_entropy"), ("softmax", "cross_entropy"), ("sigmoid", "bce"), ("sigmoid", "mse")],
+)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_compare(last: str | None, loss: str, reduction: str) -> None:
+    """The report's loss is Keras's own."""
+    model = mlp(last)
+    randomize(model)
+    model.layers[0].trainable = False
+    (x,) = batch(model, 6)
+    y = np.arange(6) % 3 if loss == "cross_entropy" else np.random.default_rng(2).integers(0, 2, (6, 3)).astype(float)
+    report = gbn.compare(model, x, y, loss=loss, reduction=reduction, repeats=0)
+    own = {
+        "mse": keras.losses.MeanSquaredError,
+        "cross_entropy": lambda **how: keras.losses.SparseCategoricalCrossentropy(from_logits=last is None, **how),
+        "bce": keras.losses.BinaryCrossentropy,
+    }[loss](reduction="sum")(y, model(x).detach())
+    # Keras takes the mean over the last axis of numbers, and the sum over samples.
+    scale = 1 / 6 if reduction == "mean" else 1 if loss == "cross_entropy" else 3
+    assert report.loss_oracle == pytest.approx(float(own) * scale, rel=1e-6)
+    assert report.loss_local == pytest.approx(report.loss_oracle, rel=1e-12)
+    assert report.agrees
+    assert {row.name for row in report.parameters} == {variable.path for variable in model.trainable_variables}
+
+
+def test_compare_of_a_softmax_at_each_step() -> None:
+    model = keras.Sequential([L.Input((4, 3)), L.GRU(5, return_sequences=True), L.Dense(2, "softmax")])
+    randomize(model)
+    (x,) = batch(model, 3)
+    assert gbn.compare(model, x, np.arange(12).reshape(3, 4) % 2, loss="cross_entropy", repeats=0).agrees
+
+
+@pytest.mark.parametrize("build", [mlp, lenet])
+def test_a_file_becomes_a_new_file(build: Callable[[], Any], tmp_path: Path) -> None:
+    model = build()
+    randomize(model)
+    model.save(tmp_path / "old.keras")
+    before = (tmp_path / "old.keras").read_bytes()
+    net = convert(tmp_path / "old.keras", likelihood=None)
+    (x,) = batch(model, 5)
+    target = model(x).detach().numpy() + 1
+    for name, gradient in gbn.gradient(net, {net.inputs[0]: x, net.outputs[0]: target}).items():
+        net.set_value(name, net[name].value - 0.01 * gradient)
+    new = gbn.load_into(tmp_path / "old.keras", net, tmp_path / "new.keras")
+    runs_alike(keras.saving.load_model(new), net, 1e-10)
+    assert (tmp_path / "old.keras").read_bytes() == before
+    with pytest.raises(ConversionError, match=r"/kernel: the file old\.keras has no such array"):
+        gbn.load_into(tmp_path / "old.keras", convert(model), tmp_path / "none.keras")
+    with pytest.raises(ConversionError, match=r"load_into\(path, net, output\), and load the new one"):
+        gbn.load_into(model, net)
+    (tmp_path / "old.keras").write_bytes(before[:200])
+    with pytest.raises(ConversionError, match=r"not a whole \.keras file"):
+        gbn.load_into(tmp_path / "old.keras", net, tmp_path / "none.keras")
+    assert not (tmp_path / "none.keras").exists()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: L.GRU(2, go_backwards=True),
+        lambda: L.Bidirectional(L.SimpleRNN(2)),
+        lambda: L.TimeDistributed(L.LayerNormalization()),
+    ],
+)
+def test_steps_of_a_long_sequence_are_cut_from_blocks(layer: Callable[[], Any]) -> None:
+    """Every message to a part of the sequence is as long as the sequence."""
+    model = keras.Sequential([L.Input((49, 2)), L.Dense(2, name="moved"), layer()])
+    randomize(model)
+    net = converted(model)
+    directions = 2 if isinstance(model.layers[-1], L.Bidirectional) else 1
+    assert sum("moved" in vertex.parents for vertex in net.vertices.values()) == 7 * directions
+    runs_alike(model, net, 1e-10)

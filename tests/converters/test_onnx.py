@@ -256,6 +256,42 @@ def test_recurrent_layers_with_time_in_front(kind: str, gates: int, reset: int) 
     agrees(message, {"x": draw(time, n, size, seed=3), "h0": draw(1, n, hidden, seed=4)}, axis=1)
 
 
+@pytest.mark.parametrize("op", ["RNN", "Scan"])
+def test_steps_of_a_long_sequence_are_cut_from_blocks(op: str) -> None:
+    """Every message to a part of the sequence is as long as the sequence."""
+    steps = 100
+    infos = [helper.make_tensor_value_info(n, DOUBLE, None) for n in ("h", "s", "g")]
+    step = [node("MatMul", ["s", "W"], ["a"]), node("Add", ["h", "a"], ["b"]), node("Tanh", ["b"], ["g"])]
+    body = helper.make_graph(step, "body", infos[:2], infos[2:])
+    message = model(
+        [
+            node("Add", ["x", "shift"], ["moved"]),
+            node("RNN", ["moved", "W3", "R3", "", "", "h3"], ["", "y"], hidden_size=2)
+            if op == "RNN"
+            else node("Scan", ["h0", "moved"], ["y"], body=body, num_scan_inputs=1),
+        ],
+        {"shift": draw(2), "W": draw(2, 2), "W3": draw(1, 2, 2), "R3": draw(1, 2, 2)},
+        inputs={"x": (steps, "N", 2)} | ({"h3": (1, "N", 2)} if op == "RNN" else {"h0": ("N", 2)}),
+    )
+    first = {"h3": draw(1, 4, 2, seed=1)} if op == "RNN" else {"h0": draw(4, 2, seed=1)}
+    net = gbn.convert(message, sample_axis=(1, 1 if op == "RNN" else 0))
+    given = {"x": draw(steps, 4, 2)} | first
+    expected = ReferenceEvaluator(message).run(None, given)[0].reshape(4, 2)
+    rows = {k: np.moveaxis(v, 1 if v.ndim == 3 else 0, 0) for k, v in given.items()}
+    np.testing.assert_allclose(net.forward(rows)["y"].reshape(4, 2), expected, rtol=1e-10)
+    assert sum("moved" in vertex.parents for vertex in net.vertices.values()) == 10
+
+
+def test_a_projected_state_is_not_onnx() -> None:
+    message = model(
+        [node("LSTM", ["x", "W", "R"], ["y"], hidden_size=4)],
+        {"W": draw(1, 16, 2), "R": draw(1, 16, 3)},
+        inputs={"x": (3, "N", 2)},
+    )
+    with pytest.raises(ConversionError, match=r"shape \(1, 16, 3\), expected \(directions, 4 \* hidden, hidden\)"):
+        gbn.convert(message, sample_axis=1)
+
+
 FORMS: dict[str, tuple[int, list[Any], dict[str, Any]]] = {
     "Squeeze with attribute": (
         11,

@@ -225,6 +225,8 @@ def test_factor_models_are_their_generative_nets(model: BaseEstimator) -> None:
     assert net.latents == ("z", "x")
     with pytest.raises(ConversionError, match=r"noise: got 2\.0, but this model brings the noise"):
         convert(model, noise=2.0)
+    with pytest.raises(ConversionError, match="noise: this model brings the noise"):
+        from_sklearn(model, noise=2.0)
 
 
 def test_a_pca_without_noise() -> None:

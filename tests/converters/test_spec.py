@@ -240,6 +240,30 @@ def test_likelihoods() -> None:
         net("softmax", likelihood="bernoulli")
 
 
+def test_state_is_what_a_weights_file_holds(tmp_path: Path) -> None:
+    text = """
+inputs: [{name: x, shape: [4, 3]}]
+layers:
+  - {name: n, type: batch_normalization}
+  - {name: r, type: lstm, units: 2}
+  - {name: y, type: dense, units: 3, frozen: true}
+weights: random
+"""
+    net = convert(as_file(tmp_path, text))
+    state = net.to_state_dict()
+    assert set(state) == {
+        *(f"n.{name}" for name in ("gamma", "beta", "moving_mean", "moving_variance")),
+        *(f"r.{name}" for name in ("kernel", "recurrent_kernel", "bias")),
+        *("y.kernel", "y.bias"),
+    }
+    for k, name in enumerate(net.parameters):
+        net.set_value(name, net[name].value + 0.1 * (k + 1))
+    np.savez(tmp_path / "w.npz", **net.to_state_dict())
+    again = convert(as_file(tmp_path, text.replace("random", "w.npz")))
+    x = np.random.default_rng(0).standard_normal((5, 4, 3))
+    np.testing.assert_array_equal(net.forward({"x": x})["y"], again.forward({"x": x})["y"])
+
+
 def test_weights_of_a_file(tmp_path: Path) -> None:
     text = """
 inputs: [{name: x, shape: 2}]

@@ -235,7 +235,7 @@ class Whole(nn.Module):
 def test_the_whole_input_as_one_sample() -> None:
     torch.manual_seed(0)
     module = Whole().double().eval()
-    with pytest.raises(ConversionError, match="mixes samples"):
+    with pytest.raises(ConversionError, match=r"mixes samples(?s:.*)say which axis it is, sample_axis=1, or None"):
         from_torch(module, torch.randn(5, 3, 6))
     net = from_torch(module, torch.randn(5, 3, 6), sample_axis=None, likelihood="gaussian")
     assert net["x"].shape == (5, 3, 6)
@@ -251,8 +251,15 @@ def test_the_whole_input_as_one_sample() -> None:
         np.testing.assert_allclose(got[key], want.numpy(), rtol=1e-9, atol=1e-11)
 
 
-def test_a_program_of_fixed_shapes_that_mixes_is_one_sample() -> None:
-    program = torch.export.export(Whole().double().eval(), (torch.randn(5, 3, 6).double(),))
+class Five(Whole):
+    def forward(self, x):
+        return super().forward(x + torch.arange(5.0, dtype=x.dtype)[:, None, None])
+
+
+@pytest.mark.parametrize(("kind", "shapes"), [(Whole, None), (Five, ({0: torch.export.Dim.AUTO},))])
+def test_a_program_of_fixed_shapes_that_mixes_is_one_sample(kind: type[Whole], shapes: Any) -> None:
+    """Of the second, torch keeps a size in symbolic form that the graph has fixed."""
+    program = torch.export.export(kind().double().eval(), (torch.randn(5, 3, 6).double(),), dynamic_shapes=shapes)
     with pytest.warns(UserWarning, match="whole of each input is one sample"):
         net = gbn.convert(program)
     assert net["x"].shape == (5, 3, 6)

@@ -317,6 +317,46 @@ class TestSklearn:
         gbn.load_into(model, net)
         np.testing.assert_allclose(model.predict(x), x @ [3.0, 4.0] + 5)
 
+    def test_of_a_pipeline_the_predictor(self) -> None:
+        pytest.importorskip("sklearn")
+        from sklearn.decomposition import PCA
+        from sklearn.linear_model import Ridge
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        x = np.random.default_rng(0).standard_normal((30, 4))
+        model = make_pipeline(make_pipeline(StandardScaler(), PCA(3)), Ridge()).fit(x, x[:, :2])
+        before = model.predict(x)
+        moved = stepped(gbn.convert(model), {"x": x, "ridge.output": x[:, :2]}, 0.1)
+        gbn.load_into(model, moved)
+        assert np.abs(model.predict(x) - before).max() > 1e-3
+        np.testing.assert_allclose(moved.forward({"x": x})["ridge.output"], model.predict(x), rtol=1e-10)
+
+    @pytest.mark.parametrize("targets", [1, 2])
+    def test_an_intercept_that_was_not_fitted_is_no_parameter(self, targets: int) -> None:
+        linear = pytest.importorskip("sklearn.linear_model")
+        x = np.random.default_rng(0).standard_normal((30, 3))
+        model = linear.LinearRegression(fit_intercept=False).fit(x, x[:, :targets] + 1)
+        moved = stepped(gbn.convert(model), {"x": x, "output": x[:, :targets]}, 0.1)
+        assert moved.parameters == ("output.weight",)
+        gbn.load_into(model, moved)
+        np.testing.assert_allclose(moved.forward({"x": x})["output"], model.predict(x), rtol=1e-10)
+
+    @pytest.mark.parametrize("factors", [2, 4])
+    def test_factors(self, factors: int) -> None:
+        decomposition = pytest.importorskip("sklearn.decomposition")
+        x = np.random.default_rng(0).standard_normal((50, 4))
+        model = decomposition.FactorAnalysis(factors).fit(x)
+        moved = stepped(gbn.convert(model), {"x": x}, 0.1)
+        gbn.load_into(model, moved)
+        np.testing.assert_allclose(moved.query("z", {"x": x}).log_evidence, model.score_samples(x), rtol=1e-9)
+
+    def test_loadings_that_are_no_array_of_the_model(self) -> None:
+        decomposition = pytest.importorskip("sklearn.decomposition")
+        model = decomposition.PCA(2).fit(np.random.default_rng(0).standard_normal((50, 4)))
+        with pytest.raises(ConversionError, match="nothing to write"):
+            gbn.load_into(model, gbn.convert(model))
+
 
 class TestOnnx:
     """Y = Tanh(X W + B) * C, with a counter that is no weight."""
