@@ -104,7 +104,9 @@ class InformationPosterior(FactoredPosterior):
         for name in self.structure.factors:
             source, arriving = sources.get(name), self.arriving(name, deviations)
             if self.factors.is_label(name):
-                change = None if arriving is None else self.factors.root(name, self.factors.root_adjoint(name, arriving))
+                change = (
+                    None if arriving is None else self.factors.root(name, self.factors.root_adjoint(name, arriving))
+                )
             else:
                 moved = deviations.get(name) if arriving is None else deviations.get(name, 0.0) - arriving
                 change = None if moved is None else self.factors.noise(name).solve(moved)

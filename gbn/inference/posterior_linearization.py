@@ -29,7 +29,9 @@ Array = np.ndarray[Any, Any]
 Infer = Callable[[Linearization, Sequence[str]], LinearizedPosterior]
 State = dict[tuple[str, str], Array]
 _BLOW_UP = 1e6
+# Beyond this much damping steps turn back because derivatives jump: at a kink there is no fixed point.
 _MOST_DAMPING = 0.9
+_KINK_DAMPING = 0.999
 # A step that turns back and is longer than this part of the one before tells of an oscillation.
 _SHRINKING = 0.5
 

@@ -314,3 +314,27 @@ def test_vague_priors_beside_sharp_measurements_cost_no_digits_of_the_mean():
     # Draws are solutions of the same system: their spread about the mean is not swamped either.
     draws = post.sample(4000, 0)["x"][:, 0] - post.mean["x"][0]
     np.testing.assert_allclose(draws.std(axis=0), post.std["x"][0], rtol=0.05)
+
+
+@pytest.mark.parametrize("prior, noise", [(1e12, 1e-6), (1e8, 1e-8), (1e6, 1e-6), (1e12, 1e-12)])
+def test_auto_keeps_a_sharp_posterior_under_a_vague_prior(prior, noise):
+    """One observation: the cheaper solver would take 1e12 from 1e12."""
+    net = GaussianBayesNet()
+    net.add_input("x", 1, mean=0.0, cov=prior)
+    net.add_linear("y", {"x": [[1.0]]}, cov=noise)
+    net.add_linear("z", {"x": [[2.0]]})
+    post = net.query(["x", "z"], {"y": [[3.0], [-1.0]]})
+    expected = 1 / (1 / prior + 1 / noise)
+    np.testing.assert_allclose(post.var["x"], [[expected]] * 2, rtol=1e-12)
+    np.testing.assert_allclose(post.cov("x", "z"), [[[2 * expected]]] * 2, rtol=1e-12)
+    np.testing.assert_allclose(post.mean["x"], [[3 * expected / noise], [-expected / noise]], rtol=1e-12)
+    assert post.diagnostics["solver"] == "information"
+
+
+def test_auto_answers_where_the_observations_nearly_determine_one_another():
+    net = GaussianBayesNet()
+    net.add_input("x", 1, mean=0.0, cov=1.0)
+    net.add_linear("y", {"x": [[1.0], [1.0]]}, cov=1e-18)
+    post = net.query(["x"], {"y": [0.5, 0.5]})
+    np.testing.assert_allclose(post.mean["x"], [[0.5]], rtol=1e-14)
+    np.testing.assert_allclose(post.var["x"], [[5e-19]], rtol=1e-12)
