@@ -31,7 +31,7 @@ class Guarded:
     """
 
     def __init__(self, first: ObservationPosterior, instead: Callable[[], InformationPosterior | None]) -> None:
-        self._first, self._instead = first, instead
+        self.point, self._first, self._instead = first.point, first, instead
         self._other: InformationPosterior | None = None
         self._tried = False
         self.figures: dict[str, Any] = {}
