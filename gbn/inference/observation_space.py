@@ -335,8 +335,8 @@ class ObservationPosterior(LinearizedPosterior):
     def log_evidence(self) -> Array:
         if not self.dense:
             raise InferenceError(
-                f"the log-evidence needs the determinant of a {self.coordinates.size}-dimensional covariance, above "
-                f"dense_limit; pass dense_limit={self.coordinates.size} to form it (solver='observations')"
+                f"the log-evidence needs the determinant of a {self.coordinates.size}-dimensional covariance, which "
+                f"conjugate gradients do not form; use solver='observations' with dense_limit={self.coordinates.size}"
             )
         gaussian = self.coordinates.present & (self.coordinates.unit_noise == 0)
         square = np.where(gaussian, self.innovation * self.multiplier, 0.0).sum(axis=1)
