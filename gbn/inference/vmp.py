@@ -162,7 +162,9 @@ class _Rounds:
         self.structure, self.diagonal, self.parallel, self.damping = structure, diagonal, parallel, damping
         self.beliefs = structure.beliefs()
         self.view = View(structure, self.beliefs)
-        self._least = self._before = np.inf
+        self._least, self._before = np.inf, _NO_MOVE
+        # A move over the one before it.
+        self._share = 1.0
         self._gap = 0.0
 
     def step(self, _round: int) -> Mapping[str, float]:
@@ -180,15 +182,15 @@ class _Rounds:
         self.view = view
         self._least = min(self._least, self._gap)
         gap = max(self._gap, _FAR * self._still_to_go())
-        self._before = self._gap
         return {"gap": gap, "free_energy": float(view.free_energy().sum())}
 
     def _still_to_go(self) -> float:
-        """What the moves add up to, if they go on to shrink as they last did: short ones may have far to go."""
-        if self._gap <= _NO_MOVE or not np.isfinite(self._before):
+        """What the moves add up to, if they shrink as in the last two rounds: short ones may have far to go."""
+        shares = [self._gap / self._before, self._share]
+        self._before, self._share = max(self._gap, _NO_MOVE), shares[0]
+        if self._gap <= _NO_MOVE:
             return self._gap
-        shrinking = self._before - self._gap
-        return self._gap**2 / shrinking if shrinking > 0 else self._gap / _NO_MOVE
+        return self._gap / max(1 - max(shares), _NO_MOVE)
 
     def trouble(self) -> str | None:
         """Whether the means run away."""
