@@ -123,7 +123,12 @@ class ConvergenceWarning(UserWarning):
 def near_matches(name: object, known: Iterable[str]) -> str:
     """A clause that helps with a misspelt name: its near matches, else what there is to choose from."""
     known = [str(k) for k in known]
-    close = difflib.get_close_matches(str(name), known, n=3)
+    # Case apart, so that 'Y' finds 'y'.
+    by_folded: dict[str, list[str]] = {}
+    for one in known:
+        by_folded.setdefault(one.casefold(), []).append(one)
+    folded = difflib.get_close_matches(str(name).casefold(), by_folded, n=3)
+    close = [one for key in folded for one in by_folded[key]][:3]
     if close:
         return "did you mean " + " or ".join(map(repr, close)) + "?"
     shown = ", ".join(map(repr, known[:12])) + (", ..." if len(known) > 12 else "")

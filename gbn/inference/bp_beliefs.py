@@ -16,6 +16,7 @@ from gbn.inference.bp_messages import Density, Messages
 from gbn.inference.factored import FactoredPosterior
 from gbn.inference.factors import Factors
 from gbn.inference.precision import by_pattern
+from gbn.inference.solution import per_sample
 
 __all__ = ["Beliefs"]
 
@@ -32,8 +33,8 @@ class Beliefs(FactoredPosterior):
         self._belief: dict[str, Density] = {}
         means: dict[str, Array] = {}
         for name in self.system.hidden:
-            precision, potential = messages.cavity(name)
-            self._belief[name] = Density(precision, name)
+            potential = messages.cavity(name)[1]
+            self._belief[name] = messages.density(name)
             means[name] = by_pattern(self._belief[name].cov, potential, self.pattern)
         self.hidden = self._shaped(means)
 
@@ -74,8 +75,7 @@ class Beliefs(FactoredPosterior):
         d: dict[str, Array] = {}
         for name in [*(i for i in self.system.hidden if i not in before), *before]:
             parent = before.get(name)
-            precision, potential = self.state.cavity(name, parent)
-            density = Density(precision, name)
+            potential, density = self.state.cavity(name, parent)[1], self.state.density(name, parent)
             draw = rng.standard_normal((n, *potential.shape))
             draw = by_pattern(np.swapaxes(density.root, 1, 2), draw, self.pattern)
             d[name] = draw + by_pattern(density.cov, potential, self.pattern)
@@ -87,26 +87,21 @@ class Beliefs(FactoredPosterior):
         return {name: deviation.astype(self.net.dtype, copy=False) for name, deviation in deviations.items()}
 
     def free_energy(self) -> Array:
-        """Bethe's: -Σ_i (1 - degree) log Z_i - Σ_edges log Z_ij, which is -log p(evidence) on a forest."""
-        state, total = self.state, self.system.energy - 0.5 * LOG_2PI * self.system.free
+        """Bethe's: F at the means + ½ (Σ_i (1 - degree) log |K_i| + Σ_edges log |K_ij|) - ½ (free entries) log 2π.
+
+        It is -log p(evidence) on a forest.  F at the means, and not a difference of large terms hᵀ K⁻¹ h.
+        """
+        state, logdet = self.state, np.zeros(1)
         place = {name: number for number, name in enumerate(self.system.hidden)}
         for name, others in self.system.neighbours.items():
-            _, potential = state.cavity(name)
-            total = total - (1 - len(others)) * self._log_z(self._belief[name], potential)
+            logdet = logdet + (1 - len(others)) * self._belief[name].logdet
         for i, j in state.edges:
             if place[i] > place[j]:
                 continue
-            (precision, potential), message = state.cavity(j, i), state.fresh((i, j))
-            side, known = state.cavity(i, j)
-            total = total - self._log_z(Density(side, i), known)
-            total = total - self._log_z(Density(precision + message[0], j), potential + message[1])
+            precision, message = state.cavity(j, i)[0], state.fresh((i, j))[0]
+            logdet = logdet + state.density(i, j).logdet + Density(precision + message, j).logdet
+        total = self._energy() + 0.5 * (per_sample(logdet, self.pattern) - LOG_2PI * self.system.free)
         return total.astype(self.net.dtype)
-
-    def _log_z(self, density: Density, potential: Array) -> Array:
-        """½ hᵀ K⁻¹ h - ½ log |K|.  Shape: (samples,)."""
-        whitened = by_pattern(density.root, potential, self.pattern)
-        logdet = density.logdet if len(density.logdet) == 1 else density.logdet[self.pattern]
-        return 0.5 * ((whitened * whitened).sum(axis=1) - logdet)
 
     def log_evidence(self) -> Array:
         if not self.tree:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gbn.errors import InferenceError
+from gbn.errors import IllConditionedError, InferenceError
 from gbn.inference.precision import Precision, by_pattern
 
 __all__ = ["Density", "Edge", "Messages"]
@@ -20,6 +20,8 @@ __all__ = ["Density", "Edge", "Messages"]
 Array = np.ndarray[Any, Any]
 Edge = tuple[str, str]
 Message = tuple[Array, Array]
+# The largest relative error of a precision that passes.
+_MOST_ERROR = 1e-8
 
 
 def _forest(neighbours: Mapping[str, Sequence[str]]) -> list[Edge] | None:
@@ -72,7 +74,24 @@ class Messages:
 
     def regression(self, i: str, j: str) -> Array:
         """The matrix of E[d_i | d_j] in what i's side of the edge knows: -K_{i\\j}⁻¹ K_ij."""
-        return -Density(self.cavity(i, j)[0], i).cov @ self.system.block(i, j)
+        return -self.density(i, j).cov @ self.system.block(i, j)
+
+    def density(self, i: str, without: str | None = None) -> Density:
+        """The precision K_{i\\j}, or the belief's, factored.
+
+        Raises:
+            IllConditionedError: it is the small rest of precisions so large that its digits are lost.
+        """
+        try:
+            density = Density(self.cavity(i, without)[0], i)
+        except InferenceError:
+            if self.order is None:
+                raise
+            raise _lost(i) from None
+        variance = np.einsum("brs,brs->bs", density.root, density.root)
+        if np.finfo(float).eps * (variance / self._unit[i] ** 2).max(initial=0) > _MOST_ERROR:
+            raise _lost(i)
+        return density
 
     def fresh(self, edge: Edge) -> Message:
         """The message that i would send to j now."""
@@ -161,3 +180,10 @@ class Density:
     def cov(self) -> Array:
         """K⁻¹."""
         return np.swapaxes(self.root, 1, 2) @ self.root
+
+
+def _lost(name: str) -> IllConditionedError:
+    return IllConditionedError(
+        f"belief propagation: the precision of {name!r} is lost to rounding (noises of very different size, or "
+        "near-deterministic relations); use engine='exact', or rescale the noise"
+    )

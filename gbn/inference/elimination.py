@@ -42,6 +42,8 @@ class Factorization:
         elements: E_e over the variables ``plan.elements[e]``, each of shape (batch or 1, f, f).
         names: of the variables, for messages.
 
+    rounding: the largest relative error of a pivot, to first order.
+
     Raises:
         IllConditionedError: a pivot is lost to rounding.
     """
@@ -52,6 +54,7 @@ class Factorization:
         self._inverses: list[Array] = []
         self._gains: list[Array] = []
         self.logdet = np.zeros(self.batch)
+        self.rounding = 0.0
         error = np.zeros((self.batch, plan.size, 1))
         updates: list[Array] = []
         uses = Counter(link.source for group in plan.groups for link in group.children)
@@ -66,10 +69,12 @@ class Factorization:
             # Rounding errors travel as first-order perturbations do, dU = [-G; I]ᵀ dF [-G; I]; their diagonal is
             # followed, for a pivot may look sound and yet be the small rest of what was computed wrongly before.
             own = error[:, group.own].reshape(self.batch, group.count, m, 1)
-            sound = (root * root) @ own <= _MOST_ERROR
+            lost = (root * root) @ own
+            sound = lost <= _MOST_ERROR
             if not sound.all():
                 entry = group.own.start + int(np.argmin(sound.all(axis=0)))
                 raise _lost(names[next(v for v, span in enumerate(plan.spans) if span.start <= entry < span.stop)])
+            self.rounding = max(self.rounding, float(lost.max()))
             inverse, coupling = root.swapaxes(2, 3) @ root, matrix[..., :m, m:]
             gain = inverse @ coupling
             if group.width:

@@ -19,6 +19,7 @@ from gbn.evidence import Evidence
 from gbn.graph import linear_given
 from gbn.inference import regression
 from gbn.inference.factors import Factors, one_row_a_pattern
+from gbn.inference.guarded import Guarded
 from gbn.inference.hidden import Structure
 from gbn.inference.information import InformationPosterior
 from gbn.inference.jacobians import is_entrywise
@@ -31,7 +32,7 @@ from gbn.inference.solution import LinearizedPosterior, coordinates_observed
 from gbn.linearize import Linearization
 from gbn.maps import Contraction
 from gbn.net import GaussianBayesNet
-from gbn.posterior import Posterior
+from gbn.posterior import Posterior, Solution
 
 __all__ = ["SOLVERS", "Repeated", "messages_at", "solve"]
 
@@ -76,7 +77,8 @@ def solve(
         solver: "observations" (a system over what is observed), "information" (block elimination of what is hidden;
             not where nonlinearities were regressed, for what is left over may have no precision), "cg" (conjugate
             gradients over what is observed: means, covariances and samples, no log-evidence), or "auto": the one of
-            least estimated cost; ``diagnostics["solver"]`` says which.
+            least estimated cost, and "information" where "observations" turns out to lose digits (a sharp posterior
+            under a vague prior); ``diagnostics["solver"]`` says which.
         damping: at the posterior, the share of the old means and variances that stays, in [0, 1); None: 0, and more
             for samples that oscillate.
         max_rounds: most rounds of an iterated operating point (None: 100 at the posterior, 1000 at the equilibrium).
@@ -116,8 +118,11 @@ def solve(
         point = regression.forward(evidence)[0] if linearization == "moment" else Linearization.forward(evidence)
         arrival = Arrival() if operating_point == "forward" else Arrival(diagnostics={"stopped": "nothing to iterate"})
     patterns = one_row_a_pattern(point) if net.is_linear() else None
-    solution, figures = _chosen(point, targets, patterns, solver, dense_limit)
-    return Posterior(
+    first, figures = _chosen(point, targets, patterns, solver, dense_limit)
+    solution: Solution = first
+    if solver == "auto" and isinstance(first, ObservationPosterior) and "information_form" not in figures:
+        solution = Guarded(first, lambda: _information(point, targets, patterns))
+    post = Posterior(
         net,
         evidence,
         "exact",
@@ -133,6 +138,9 @@ def solve(
             **_statement(point, operating_point, linear),
         },
     )
+    if isinstance(solution, Guarded):
+        solution.figures = post.diagnostics
+    return post
 
 
 def _check(
@@ -301,6 +309,18 @@ def _solved(
             figures = {"observed_coordinates": figures["observed_coordinates"], "information_form": str(error)}
     figures["solver"] = "dense" if choice.dense else "conjugate gradients"
     return ObservationPosterior(point, targets, patterns, choice.dense), figures
+
+
+def _information(point: Linearization, targets: Sequence[str], patterns: Patterns) -> InformationPosterior | None:
+    """The posterior by the information form; None where there is none, or it is too large."""
+    try:
+        choice = _choice(point, targets, patterns, "information", 0)
+        if choice.figures["stored_entries"] > _MOST_ENTRIES:
+            return None
+        solution = _solved(choice, point, targets, patterns)[0]
+    except InferenceError:
+        return None
+    return solution if isinstance(solution, InformationPosterior) else None
 
 
 def _certain(point: Linearization) -> list[str]:

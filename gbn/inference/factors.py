@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gbn.gaussian import LOG_2PI, Covariance
+from gbn.gaussian import Covariance
 from gbn.inference.hidden import Structure
 from gbn.inference.jacobians import Totals, dense
 from gbn.linearize import Linearization
@@ -236,20 +236,6 @@ class Factors:
                     part = map_.pull(sent)
                     incoming[parent] = incoming[parent] + part if parent in incoming else part
         return out
-
-    def energy(self) -> Array:
-        """F at the operating point, in nats.  Shape: (samples,)."""
-        total = np.zeros(self.evidence.samples)
-        for name in self.structure.factors:
-            if self.is_label(name):
-                logits = self.point.values[self.net.vertices[name].parents[0]].astype(np.float64)
-                total -= self.net.label_of(name).log_prob(logits, self.evidence.values[name])
-                continue
-            noise = self.noise(name)
-            total += 0.5 * (noise.logdet + noise.size * LOG_2PI)
-            if name in self.sources:
-                total -= 0.5 * (self.point.errors[name] * self.sources[name]).reshape(len(total), -1).sum(axis=1)
-        return total
 
 
 def one_row_a_pattern(point: Linearization) -> tuple[Linearization, Array]:

@@ -34,7 +34,7 @@ def iterate(
     label: str,
     max_rounds: int,
     tol: float | None,
-    remedy: str,
+    remedy: str | Callable[[], str],
     measure: str = "gap",
     stalled: Callable[[], str | None] = lambda: None,
     diverged: Callable[[], str | None] = lambda: None,
@@ -47,6 +47,7 @@ def iterate(
     Args:
         step: makes one round and returns its figures; they become the history.
         tol: None makes exactly ``max_rounds`` rounds, and having made them counts as arrival.
+        remedy: what may help, for the warning; or a function that says it at the end.
         stalled: a sentence when further rounds would be of no use, else None; the iteration ends well there.
         diverged: a sentence when the rounds lead away, else None; the iteration ends there and warns.
         callback: called with the round and its figures; returning True stops the iteration, without a warning: that is
@@ -66,8 +67,9 @@ def iterate(
     def outcome(converged: bool, reason: str) -> Outcome:
         if not converged and warn:
             last = history[-1].get(measure, float("nan")) if history else float("nan")
+            advice = remedy if isinstance(remedy, str) else remedy()
             warnings.warn(
-                f"{label}: {reason}; {measure} is {last:.3g}, aimed at {tol}. {remedy}", ConvergenceWarning, 3
+                f"{label}: {reason}; {measure} is {last:.3g}, aimed at {tol}. {advice}", ConvergenceWarning, 3
             )
         return Outcome(history, converged, reason)
 

@@ -35,6 +35,8 @@ _CHUNK_ENTRIES = 2**24
 # The relative residual above which an answer by conjugate gradients is not taken for one.
 _CG_ACCEPTED = 1e-6
 _MOST_ROWS = 8
+# Below this part of the prior, a variance or a pivot of S has lost too many digits.
+_SOUND = 1e-6
 
 
 class _System:
@@ -123,6 +125,7 @@ class _System:
             raise self.singular([p for p, one in enumerate(scaled) if not _is_definite(one, resolution)]) from None
         if (pivots**2 < resolution).any():
             raise self.singular(np.flatnonzero((pivots**2 < resolution).any(axis=1)))
+        self.least_pivot = float(pivots.min(initial=1)) ** 2
         return 2 * (np.log(pivots) + np.log(scale)).sum(axis=1)
 
     def singular(self, bad: Sequence[int] | Array) -> SingularEvidenceError:
@@ -211,6 +214,22 @@ class ObservationPosterior(LinearizedPosterior):
         self.system = _System(point, patterns)
         self.coordinates, self.pattern = self.system.coordinates, self.system.pattern
         self.dense = dense
+        self._least_left: dict[str, float] = {}
+
+    def sound(self, names: Sequence[str]) -> bool:
+        """Whether rounding leaves most digits of the means, and of the covariances of these vertices."""
+        if not (self.dense and self.coordinates.size):
+            return True
+        _ = self.system.by_pattern.logdet
+        for name in names:
+            if name not in self._least_left and self.net[name].plated:
+                self._diagonal(name)
+        return min(self.system.by_pattern.least_pivot, *(self._least_left.get(n, 1.0) for n in names), 1.0) >= _SOUND
+
+    def _note(self, name: str, prior: Array, left: Array) -> None:
+        """Keep the least part of a prior variance that the evidence leaves."""
+        least = np.min(left / np.where(prior > 0, prior, 1), where=prior > 0, initial=1.0)
+        self._least_left[name] = min(float(least), self._least_left.get(name, 1.0))
 
     @cached_property
     def _residuals(self) -> dict[str, Array]:
@@ -253,7 +272,10 @@ class ObservationPosterior(LinearizedPosterior):
         else:
             other = self._sensitivity(b, np.arange(self.net[b].size), b)[1]
         solved = self.system.by_pattern.solve(cross, self.dense)
-        return np.moveaxis(prior, 0, 1) - np.moveaxis(solved, 0, 1) @ np.moveaxis(other, 0, -1)
+        found = np.moveaxis(prior, 0, 1) - np.moveaxis(solved, 0, 1) @ np.moveaxis(other, 0, -1)
+        if a == b:
+            self._note(a, np.einsum("ibi->bi", prior), np.einsum("bii->bi", found))
+        return found
 
     def _diagonal(self, name: str) -> Array:
         """Posterior variances.  Shape: (patterns, size)."""
@@ -263,7 +285,9 @@ class ObservationPosterior(LinearizedPosterior):
         for index in _chunks(system.point, size):
             prior, cross = self._sensitivity(name, index, name)
             explained = (cross * system.solve(cross, self.dense)).sum(axis=-1)
-            out[:, index] = (prior[np.arange(len(index)), :, index] - explained).T
+            before = prior[np.arange(len(index)), :, index]
+            out[:, index] = (before - explained).T
+            self._note(name, before, before - explained)
         return np.maximum(out, 0).astype(self.net.dtype)
 
     def _sensitivity(self, name: str, index: Array, other: str) -> tuple[Array, Array]:
@@ -311,8 +335,8 @@ class ObservationPosterior(LinearizedPosterior):
     def log_evidence(self) -> Array:
         if not self.dense:
             raise InferenceError(
-                f"the log-evidence needs the determinant of a {self.coordinates.size}-dimensional covariance, above "
-                f"dense_limit; pass dense_limit={self.coordinates.size} to form it (solver='observations')"
+                f"the log-evidence needs the determinant of a {self.coordinates.size}-dimensional covariance, which "
+                f"conjugate gradients do not form; use solver='observations' with dense_limit={self.coordinates.size}"
             )
         gaussian = self.coordinates.present & (self.coordinates.unit_noise == 0)
         square = np.where(gaussian, self.innovation * self.multiplier, 0.0).sum(axis=1)

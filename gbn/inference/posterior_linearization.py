@@ -5,7 +5,9 @@ the posterior means, which is Gauss-Newton on the free energy (the iterated exte
 
     (m, V) → linearised net → its posterior (m', V')        the fixed point is the answer
 
-Each sample iterates on its own.  A sample whose steps turn back without shrinking is damped: it oscillates.  Source:
+Each sample iterates on its own.  A sample whose steps turn back without shrinking is damped: it oscillates.  Where
+derivatives jump (at a kink of max pooling, say) there may be no fixed point: on either side the other one is aimed at.
+The point settles at the kink then, under more and more damping, and the iteration says so.  Source:
 García-Fernández, Svensson & Särkkä, *Iterated posterior linearization smoother* (IEEE Trans. Automatic Control 62,
 2017).
 """
@@ -19,7 +21,7 @@ import numpy as np
 
 from gbn.evidence import Evidence
 from gbn.inference.loop import Outcome, iterate
-from gbn.inference.regression import forward, regressed, regressions
+from gbn.inference.regression import expanded, forward, regressed, regressions
 from gbn.inference.solution import LinearizedPosterior
 from gbn.linearize import Linearization
 
@@ -29,7 +31,11 @@ Array = np.ndarray[Any, Any]
 Infer = Callable[[Linearization, Sequence[str]], LinearizedPosterior]
 State = dict[tuple[str, str], Array]
 _BLOW_UP = 1e6
-_MOST_DAMPING = 0.9
+_MOST_DAMPING = 0.9999
+# Steps that turn back, damped by more than this, do so where derivatives jump: there is no fixed point.
+_KINK_DAMPING = 0.99
+# Moves of a round, in prior standard deviations, below which such a point is left as it is.
+_KINK_MOVE = 1e-3
 # A step that turns back and is longer than this part of the one before tells of an oscillation.
 _SHRINKING = 0.5
 
@@ -57,7 +63,7 @@ def at_posterior(
     Returns:
         the linearisation, how the iteration ended, and its figures.
     """
-    rounds = _Rounds(evidence, targets, infer, use_moments, damping)
+    rounds = _Rounds(evidence, targets, infer, use_moments, damping, tol or 0.0)
     outcome = iterate(
         rounds.step,
         label="posterior linearisation",
@@ -65,12 +71,12 @@ def at_posterior(
         tol=tol,
         stalled=rounds.stalled,
         diverged=rounds.trouble,
-        remedy="Raise max_rounds, give damping=0.5, raise the noise of the hidden vertices, or use "
-        "operating_point='equilibrium'.",
+        remedy=rounds.remedy,
         callback=callback,
         progress=progress,
     )
-    return rounds.point, outcome, {"rounds": outcome.rounds, "damping": float(rounds.kept.max(initial=0))}
+    figures = {"rounds": outcome.rounds, "damping": float(rounds.kept.max(initial=0))}
+    return rounds.point, outcome, figures | {"kinks": int(rounds.at_kinks().sum())}
 
 
 class _Rounds:
@@ -80,9 +86,15 @@ class _Rounds:
     """
 
     def __init__(
-        self, evidence: Evidence, targets: Sequence[str], infer: Infer, use_moments: bool, damping: float | None
+        self,
+        evidence: Evidence,
+        targets: Sequence[str],
+        infer: Infer,
+        use_moments: bool,
+        damping: float | None,
+        tol: float,
     ) -> None:
-        self.evidence, self.infer = evidence, infer
+        self.evidence, self.infer, self.tol = evidence, infer, tol
         self.point, variances = forward(evidence) if use_moments else (Linearization.forward(evidence), {})
         relevant = self.point.upstream({*targets, *evidence.values})
         self.parents = {name: parent for name, parent in regressed(evidence).items() if name in variances}
@@ -164,8 +176,30 @@ class _Rounds:
         return 16 * float(np.finfo(self.evidence.net.dtype).eps) * largest
 
     def trouble(self) -> str | None:
-        """Whether the means run away."""
+        """Whether the means run away, or all that still move are at kinks."""
         gap = float(self.gaps.max(initial=0))
-        if np.isfinite(gap) and gap <= _BLOW_UP * max(self.least, 1.0):
+        if not (np.isfinite(gap) and gap <= _BLOW_UP * max(self.least, 1.0)):
+            return f"the means move by {gap:.3g} prior standard deviations a round and run away"
+        moving = self.gaps > self.tol
+        if not moving.any() or not self.at_kinks()[moving].all():
             return None
-        return f"the means move by {gap:.3g} prior standard deviations a round and run away"
+        names = [n for n in expanded(self.evidence, self.parents) if self.evidence.net[n].kind == "op"]
+        jumping = ", ".join(f"{n!r} ({self.evidence.net[n].op})" for n in names) or "the nonlinearities"
+        return f"{moving.sum()} of {len(moving)} samples are at kinks, where the derivatives of {jumping} jump"
+
+    def at_kinks(self) -> Array:
+        """Samples whose steps turn back however short they are.  Shape: (samples,)."""
+        settled = (1 - self.kept) * self.gaps <= _KINK_MOVE
+        return settled & (self.kept > _KINK_DAMPING) & self.adaptive
+
+    def remedy(self) -> str:
+        """What may help, as things stand."""
+        if self.at_kinks().any():
+            return (
+                "The net is linearised on one side of the kink; for the most probable values ask engine='pc' with "
+                "prediction='live', or use smooth ops (average pooling)."
+            )
+        return (
+            "Raise max_rounds, give damping=0.5, raise the noise of the hidden vertices, or use "
+            "operating_point='equilibrium'."
+        )

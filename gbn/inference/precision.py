@@ -26,7 +26,6 @@ class Precision:
     hidden: vertices with noise that are not wholly observed and lie above evidence or above what is wanted.
     neighbours: hidden vertex -> those whose block with it is not zero.
     h: hidden vertex -> shape (samples, size).
-    energy: at the operating point, in nats.  Shape: (samples,).
     free: number of hidden entries.  Shape: (samples,).
     pattern: which row of a matrix belongs to each sample.
     """
@@ -51,7 +50,6 @@ class Precision:
             self.h[name] = potentials[name].reshape(samples, size) if name in potentials else np.zeros((samples, size))
             mask = factors.evidence.masks.get(name)
             self.free += size if mask is None else (~mask).reshape(samples, size).sum(axis=1)
-        self.energy = factors.energy()
         joined: dict[str, list[str]] = {name: [] for name in self.hidden}
         for (a, b), block in self._matrix.items():
             if a != b and block.any():

@@ -31,6 +31,9 @@ __all__ = ["solve"]
 Array = np.ndarray[Any, Any]
 _GAP_LIMIT = 2048
 _BLOW_UP = 1e6
+# The part of what is estimated to come that counts as the gap; and moves that are none but rounding.
+_FAR = 1e-3
+_NO_MOVE = 1e-12
 
 
 def solve(
@@ -61,7 +64,8 @@ def solve(
             in it, and is held fixed while q moves).
         max_rounds: most rounds; a round visits every hidden vertex.
         tol: stop when no mean moves by more than this many posterior standard deviations and no variance by more than
-            this part (None: make all rounds).
+            this part, nor are a thousand times that still to come at the rate at which moves shrink (None: make all
+            rounds).
         callback: called with the round and its figures "gap" and "free_energy"; returning True stops.
         progress: show a bar (None: on a terminal only).
 
@@ -158,11 +162,13 @@ class _Rounds:
         self.structure, self.diagonal, self.parallel, self.damping = structure, diagonal, parallel, damping
         self.beliefs = structure.beliefs()
         self.view = View(structure, self.beliefs)
-        self._least = np.inf
+        self._least, self._before = np.inf, _NO_MOVE
+        # A move over the one before it.
+        self._share = 1.0
         self._gap = 0.0
 
     def step(self, _round: int) -> Mapping[str, float]:
-        """One round; the figures are the largest move and the free energy summed over samples."""
+        """One round; the figures are the largest move (or a part of what is to come), and the free energy in all."""
         view, self._gap = self.view, 0.0
         moved: dict[str, Belief] = {}
         for name in reversed(self.structure.hidden):
@@ -175,7 +181,16 @@ class _Rounds:
             view = View(self.structure, self.beliefs, view.kept)
         self.view = view
         self._least = min(self._least, self._gap)
-        return {"gap": self._gap, "free_energy": float(view.free_energy().sum())}
+        gap = max(self._gap, _FAR * self._still_to_go())
+        return {"gap": gap, "free_energy": float(view.free_energy().sum())}
+
+    def _still_to_go(self) -> float:
+        """What the moves add up to, if they shrink as in the last two rounds: short ones may have far to go."""
+        shares = [self._gap / self._before, self._share]
+        self._before, self._share = max(self._gap, _NO_MOVE), shares[0]
+        if self._gap <= _NO_MOVE:
+            return self._gap
+        return self._gap / max(1 - max(shares), _NO_MOVE)
 
     def trouble(self) -> str | None:
         """Whether the means run away."""

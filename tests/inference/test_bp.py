@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import linalg
 
-from gbn.errors import ConvergenceWarning, InferenceError
+from gbn.errors import ConvergenceWarning, IllConditionedError, InferenceError
 from gbn.net import GaussianBayesNet
 from tests.dense import Dense, covariance
 from tests.nets import random_covariance, random_evidence, random_net, row, tanh_chain
@@ -453,3 +453,24 @@ def test_a_callback_stops_the_rounds(ring):
     post = ring.query(None, {"y": [[1.0, 2.0]]}, engine="bp", callback=lambda number, figures: True)
     assert not post.converged
     assert "stopped by the callback after 1 rounds" in post.diagnostics["stopped"]
+
+
+def test_log_evidence_is_no_difference_of_large_terms():
+    """Far evidence under sharp noise: hᵀ K⁻¹ h alone has 1e25 nats."""
+    net = GaussianBayesNet()
+    net.add_input("x", 1, mean=0.0, cov=1e12)
+    net.add_linear("h", {"x": [[1.0]]}, cov=1e-6)
+    net.add_linear("y", {"h": [[1.0]]}, cov=1e-6)
+    post = net.query(["x"], {"y": [2.0**21]}, engine="bp")
+    total = 1e12 + 2e-6
+    expected = -0.5 * (2.0**42 / total + np.log(2 * np.pi * total))
+    np.testing.assert_allclose(post.log_evidence, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("noise", [1e-12, 1e-2])
+def test_a_precision_lost_to_rounding_is_refused_by_name(noise):
+    net = GaussianBayesNet()
+    net.add_input("x", 1, mean=0.0, cov=1e12)
+    net.add_linear("h", {"x": [[1.0]]}, cov=noise)
+    with pytest.raises(IllConditionedError, match=r"belief propagation: the precision of 'x' is lost.*engine='exact'"):
+        net.query(["x", "h"], {}, engine="bp")

@@ -288,3 +288,53 @@ def test_factors_that_are_alike_are_stacked_and_the_others_not(seed, noise):
                 np.testing.assert_allclose(answer.cov(name)[n], dense.cov_of(name, name), atol=1e-10)
         np.testing.assert_allclose(post.log_evidence[n], dense.log_evidence, atol=1e-10)
         np.testing.assert_allclose(other.log_evidence[n], dense.log_evidence, atol=1e-10)
+
+
+def test_vague_priors_beside_sharp_measurements_cost_no_digits_of_the_mean():
+    """Solved in rationals.  The matrix alone would lose more of the mean than its standard deviation."""
+    from fractions import Fraction
+
+    a, y = [[1.0, 1.0], [1.0, 1.0 + 2.0**-10]], [1234567.25, 1234890.5]
+    net = GaussianBayesNet()
+    net.add_input("x", (2,), mean=0.0, cov=1e12)
+    net.add_linear("y", {"x": a}, cov=1e-12)
+    post = net.query(["x"], {"y": y}, solver="information")
+    b, t = [[Fraction(v) for v in row] for row in a], [Fraction(v) for v in y]
+    sharp, vague = 1 / Fraction(1e-12), 1 / Fraction(1e12)
+    k = [[sharp * sum(r[i] * r[j] for r in b) + vague * (i == j) for j in (0, 1)] for i in (0, 1)]
+    h = [sharp * sum(r[i] * v for r, v in zip(b, t, strict=True)) for i in (0, 1)]
+    det = k[0][0] * k[1][1] - k[0][1] ** 2
+    mean = [(k[1][1] * h[0] - k[0][1] * h[1]) / det, (k[0][0] * h[1] - k[0][1] * h[0]) / det]
+    gaps = [v - sum(w * m for w, m in zip(r, mean, strict=True)) for r, v in zip(b, t, strict=True)]
+    energy = (sharp * sum(g * g for g in gaps) + vague * sum(m * m for m in mean)) / 2
+    expected = -float(energy) - np.log(2 * np.pi) - 0.5 * np.log(float(det))
+    assert 1e-3 < post.std["x"][0, 0] < 2e-3
+    np.testing.assert_allclose(post.mean["x"][0], [float(m) for m in mean], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(post.log_evidence, expected, rtol=1e-8)
+    # Draws are solutions of the same system: their spread about the mean is not swamped either.
+    draws = post.sample(4000, 0)["x"][:, 0] - post.mean["x"][0]
+    np.testing.assert_allclose(draws.std(axis=0), post.std["x"][0], rtol=0.05)
+
+
+@pytest.mark.parametrize("prior, noise", [(1e12, 1e-6), (1e8, 1e-8), (1e6, 1e-6), (1e12, 1e-12)])
+def test_auto_keeps_a_sharp_posterior_under_a_vague_prior(prior, noise):
+    """One observation: the cheaper solver would take 1e12 from 1e12."""
+    net = GaussianBayesNet()
+    net.add_input("x", 1, mean=0.0, cov=prior)
+    net.add_linear("y", {"x": [[1.0]]}, cov=noise)
+    net.add_linear("z", {"x": [[2.0]]})
+    post = net.query(["x", "z"], {"y": [[3.0], [-1.0]]})
+    expected = 1 / (1 / prior + 1 / noise)
+    np.testing.assert_allclose(post.var["x"], [[expected]] * 2, rtol=1e-12)
+    np.testing.assert_allclose(post.cov("x", "z"), [[[2 * expected]]] * 2, rtol=1e-12)
+    np.testing.assert_allclose(post.mean["x"], [[3 * expected / noise], [-expected / noise]], rtol=1e-12)
+    assert post.diagnostics["solver"] == "information"
+
+
+def test_auto_answers_where_the_observations_nearly_determine_one_another():
+    net = GaussianBayesNet()
+    net.add_input("x", 1, mean=0.0, cov=1.0)
+    net.add_linear("y", {"x": [[1.0], [1.0]]}, cov=1e-18)
+    post = net.query(["x"], {"y": [0.5, 0.5]})
+    np.testing.assert_allclose(post.mean["x"], [[0.5]], rtol=1e-14)
+    np.testing.assert_allclose(post.var["x"], [[5e-19]], rtol=1e-12)

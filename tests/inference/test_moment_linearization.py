@@ -412,6 +412,27 @@ def test_an_oscillation_is_damped(noise):
     assert calm.diagnostics["damping"] == 0
 
 
+def test_a_kink_without_a_fixed_point_is_named():
+    """|x| seen at -2: right of zero the other side is aimed at, and left of it this one; the least F is at zero."""
+    net = GaussianBayesNet()
+    net.add_input("x", 1, mean=0.1, cov=1.0)
+    net.add("a", "Abs", ["x"])
+    net.add_linear("y", {"a": [[1.0]]}, cov=0.5)
+    options = {"operating_point": "posterior", "linearization": "taylor"}
+    match = r"1 of 2 samples are at kinks, where the derivatives of 'a' \(Abs\) jump.*'live'"
+    with pytest.warns(ConvergenceWarning, match=match):
+        post = net.query(["x"], {"y": [[-2.0], [3.0]]}, **options)
+    assert not post.converged
+    assert post.diagnostics["kinks"] == 1
+    assert post.diagnostics["rounds"] < 40
+    # Right of zero it is the linear net y = x.
+    np.testing.assert_allclose(post.mean["x"][1], [(0.1 + 3.0 / 0.5) / (1 + 1 / 0.5)], rtol=1e-9)
+    # The linearisation point of the other row is the kink itself; the answer is that of y = x or y = -x.
+    sides = [(0.1 + side * -2.0 / 0.5) / 3 for side in (1, -1)]
+    assert np.isclose(post.mean["x"][0, 0], sides, rtol=1e-9).any()
+    np.testing.assert_allclose(post._solution.point.values["x"][0], [0.0], atol=1e-2)
+
+
 def test_rounds_are_reported_and_can_be_stopped():
     net, seen = awkward_net(0), []
     with pytest.warns(ConvergenceWarning, match="made 2 rounds; gap is .*Raise max_rounds"):

@@ -353,3 +353,16 @@ def test_large_vertices_are_refused():
     net.add_input("x", 5000, mean=0.0, cov=1.0)
     with pytest.raises(InferenceError, match=r"'x' has 5000 entries.*at most 4096"):
         net.query(None, {}, engine="vmp")
+
+
+def test_short_moves_with_far_to_go_are_no_arrival():
+    """A vague mean of one vertex is held by a sharp link to another: each moves by the link's spread at a time."""
+    net = GaussianBayesNet()
+    net.add_input("x", 1, mean=0.0, cov=1e8)
+    net.add_linear("h", {"x": [[1.0]]}, cov=1e-8)
+    net.add_linear("y", {"h": [[1.0]]}, cov=1e8)
+    with pytest.warns(ConvergenceWarning, match="variational message passing: made 200 rounds"):
+        post = net.query(["x"], {"y": [3e4]}, engine="vmp", max_rounds=200)
+    assert not post.converged
+    # The posterior mean is 1.5e4, two standard deviations from where the moves began.
+    assert post.mean["x"][0, 0] < 1e3
