@@ -302,3 +302,16 @@ class Dense:
         error = self.mean - self.offset - self.a @ self.mean
         q = self.q[np.ix_(index, index)]
         return np.linalg.solve(q, error[index]).reshape(self.net.vertices[name].shape)
+
+
+def pgmpy_joint(model, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of a pgmpy model, from the equations v = B v + b + e; pgmpy's own are rounded."""
+    place = {name: k for k, name in enumerate(names)}
+    weights, bias, variance = np.zeros((len(names),) * 2), np.zeros(len(names)), np.zeros(len(names))
+    for cpd in model.cpds:
+        k = place[cpd.variable]
+        bias[k], variance[k] = cpd.beta[0], cpd.std**2
+        for parent, beta in zip(cpd.evidence, cpd.beta[1:], strict=True):
+            weights[k, place[parent]] = beta
+    total = np.linalg.inv(np.eye(len(names)) - weights)
+    return total @ bias, total @ np.diag(variance) @ total.T

@@ -15,31 +15,18 @@ import numpy as np
 import pytest
 
 from gbn.net import GaussianBayesNet
+from tests.archives import packed, unpacked
 
 pytest.importorskip("resource")
 if not Path("/proc/self/statm").exists():
     pytest.skip("memory is measured by /proc", allow_module_level=True)
 
-Members = dict[str, bytes]
 Mutation = tuple[str, bytes]
 HOSTILE: list[Any] = [
     None, True, -1, 0, 7, 2**31, 2**63, 10**30, 0.5, float("nan"), "", "x", "W", "__import__('os').system('mkdir ran')",
     "\ud800", "../../x", [], [[]], [1, 2], [10**9] * 3, [-1], {}, {"tuple": [1]}, {"array": 0, "axes": []}, "[" * 5000,
     list(range(200_000)), "x" * 300_000,
 ]  # fmt: skip
-
-
-def unpacked(data: bytes) -> Members:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def packed(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return stream.getvalue()
 
 
 def damaged(good: bytes, rng: np.random.Generator) -> Iterator[Mutation]:

@@ -19,8 +19,8 @@ from gbn import ops
 from gbn.errors import FileFormatError, GbnError, GraphError
 from gbn.io import load, save
 from gbn.net import GaussianBayesNet
+from tests.archives import packed, unpacked
 
-Members = dict[str, bytes]
 # Bytes that a refusal may take; the largest file refused here has 5 MB.
 MOST_MEMORY = 1 << 26
 
@@ -333,19 +333,6 @@ def refused(folder: Path, data: bytes, **options: Any) -> str:
     assert "got " in message
     assert "expected " in message
     return message
-
-
-def unpacked(data: bytes) -> Members:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def packed(members: Members, compression: int = zipfile.ZIP_STORED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return stream.getvalue()
 
 
 def npy_bytes(array: Any, **options: Any) -> bytes:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import gbn
 from gbn.errors import ConversionError
 from gbn.net import GaussianBayesNet
-from tests.dense import Dense
+from tests.dense import Dense, pgmpy_joint
 from tests.nets import random_net, tanh_chain
 
 
@@ -20,19 +20,6 @@ def names_of(net: GaussianBayesNet) -> list[str]:
             indices = [",".join(map(str, i)) for i in np.ndindex(vertex.shape)]
             names += [name] if vertex.shape in ((), (1,)) else [f"{name}[{i}]" for i in indices]
     return names
-
-
-def joint(model, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance from the CPDs; pgmpy's own are rounded."""
-    place = {name: k for k, name in enumerate(names)}
-    weights, bias, variance = np.zeros((len(names),) * 2), np.zeros(len(names)), np.zeros(len(names))
-    for cpd in model.cpds:
-        k = place[cpd.variable]
-        bias[k], variance[k] = cpd.beta[0], cpd.std**2
-        for parent, beta in zip(cpd.evidence, cpd.beta[1:], strict=True):
-            weights[k, place[parent]] = beta
-    total = np.linalg.inv(np.eye(len(names)) - weights)
-    return total @ bias, total @ np.diag(variance) @ total.T
 
 
 def close(got: np.ndarray, expected: np.ndarray) -> None:
@@ -50,7 +37,7 @@ def test_the_joint_is_the_same_there_and_back(seed: int) -> None:
     model = net.to_pgmpy()
     assert model.check_model()
     assert list(model.nodes) == names
-    mean, cov = joint(model, names)
+    mean, cov = pgmpy_joint(model, names)
     close(mean, dense.prior_mean)
     close(cov, dense.prior_cov)
 
@@ -94,7 +81,7 @@ def test_a_nonlinear_net_goes_by_its_linearisation() -> None:
         net.to_pgmpy()
     linear = net.linearize({"x": [[0.3, -0.2]]})
     dense = Dense(linear, {})
-    mean, cov = joint(linear.to_pgmpy(), names_of(linear))
+    mean, cov = pgmpy_joint(linear.to_pgmpy(), names_of(linear))
     close(mean, dense.prior_mean)
     close(cov, dense.prior_cov)
 
