@@ -258,12 +258,16 @@ class Linearization:
                     incoming[parent] = incoming[parent] + part if parent in incoming else part
         return messages
 
-    def push(self, source: Source, wanted: Iterable[str] | None = None) -> tuple[dict[str, Array], dict[str, Array]]:
+    def push(
+        self, source: Source, wanted: Iterable[str] | None = None, *, squared: bool = False
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Deviations from parents to children, in topological order.
 
         Args:
             source: the vertex's own contribution (noise response and residual); None: zero.
             wanted: stop at the ancestors of these vertices (default: go everywhere).
+            squared: by maps with their entries squared: what sources and deviations are is then variances, carried as
+                if entries were independent.
 
         Returns:
             y, the reaction of every vertex reached, and d, its deviation: y with observed entries at zero.
@@ -279,7 +283,7 @@ class Linearization:
                 if parent in deviations:
                     map_ = self.map(name, position)
                     if map_ is not None:
-                        part = map_.push(deviations[parent])
+                        part = (map_.squared() if squared else map_).push(deviations[parent])
                         total = part if total is None else total + part
             if total is None:
                 continue

@@ -99,6 +99,30 @@ class _System:
         return self.coordinates.gather(y, u.shape[:-2]) + self.coordinates.unit_noise * self.coordinates.present * u
 
     @cached_property
+    def scale(self) -> Array:
+        """Roughly the root of S's diagonal: standard deviations if noises met as independent.  Shape: (samples, size).
+
+        Conjugate gradients work in these units: noises of very different size would hide the small in the large.
+        """
+        net, point = self.point.net, self.point
+
+        def source(name: str) -> Array | None:
+            noise, spread = net.noise(name) if name in self.noisy else None, point.spread.get(name)
+            shape = (point.evidence.samples, *net[name].shape)
+            own = None if noise is None else np.broadcast_to(noise.diagonal(), shape)
+            return own if spread is None else spread if own is None else own + spread
+
+        y, _ = point.push(source, self.observed, squared=True)
+        columns = [np.ones((point.evidence.samples, 0))]
+        for name, index in self.coordinates.parts:
+            # The pseudo-observations of labels have unit noise.
+            label, got = net[name].kind == "likelihood", y.get(name)
+            rows = None if label or got is None else got.reshape(len(got), -1)[:, index]
+            columns.append(np.ones((point.evidence.samples, len(index))) if rows is None else rows)
+        variance = np.concatenate(columns, axis=1, dtype=np.float64)
+        return np.sqrt(np.where(variance > 0, variance, 1))
+
+    @cached_property
     def matrix(self) -> Array:
         """S, with ones on the diagonal for what a sample does not observe.  Shape: (samples, size, size)."""
         size, samples = self.coordinates.size, self.point.evidence.samples
@@ -175,7 +199,12 @@ class _System:
 
     def _iterated(self, right: Array) -> Array:
         """By conjugate gradients; raises SingularEvidenceError, and warns where they do not arrive."""
-        u, gap, flat = conjugate_gradients(self.product, right, 10 * float(np.finfo(self.point.net.dtype).eps))
+        scale = self.scale
+
+        def product(u: Array) -> Array:
+            return self.product(u / scale) / scale
+
+        u, gap, flat = conjugate_gradients(product, right / scale, 10 * float(np.finfo(self.point.net.dtype).eps))
         samples = right.shape[-2]
         stuck = (flat & (gap > _CG_ACCEPTED)).reshape(-1, samples).any(axis=0)
         if stuck.any():
@@ -189,7 +218,7 @@ class _System:
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        return u
+        return u / scale
 
 
 class ObservationPosterior(LinearizedPosterior):

@@ -552,3 +552,18 @@ def test_single_precision_takes_many_precise_observations():
         net.add("image", "Gemm", ["code", "W"], cov=0.01)
         means.append(net.query(["code"], {"image": image}, solver="observations").mean["code"])
     np.testing.assert_allclose(means[0], means[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_conjugate_gradients_keep_small_noises_beside_large_ones(seed: int) -> None:
+    """Noises from 1e-12 to 1e12 side by side; the means are known in closed form, each entry by itself."""
+    rng = np.random.default_rng(seed)
+    prior, noise = 10.0 ** rng.uniform(-12, 12, 5), 10.0 ** rng.uniform(-2, 2, 5)
+    noise *= prior
+    net = GaussianBayesNet()
+    net.add_input("x", 5, mean=0.0, cov=prior)
+    net.add_linear("y", {"x": np.eye(5)}, cov=noise)
+    y = rng.normal(size=(2, 5)) * np.sqrt(prior + noise)
+    mean = net.query(["x"], {"y": y}, solver="cg").mean["x"]
+    gap = (mean - y * prior / (prior + noise)) / np.sqrt(prior * noise / (prior + noise))
+    np.testing.assert_allclose(gap, 0, atol=1e-10)
