@@ -120,8 +120,9 @@ def solve(
     patterns = one_row_a_pattern(point) if net.is_linear() else None
     first, figures = _chosen(point, targets, patterns, solver, dense_limit)
     solution: Solution = first
-    if solver == "auto" and isinstance(first, ObservationPosterior) and "information_form" not in figures:
-        solution = Guarded(first, lambda: _information(point, targets, patterns))
+    if isinstance(first, ObservationPosterior) and first.dense:
+        other = solver == "auto" and "information_form" not in figures
+        solution = Guarded(first, lambda: _information(point, targets, patterns) if other else None)
     post = Posterior(
         net,
         evidence,

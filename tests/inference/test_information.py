@@ -192,7 +192,8 @@ def test_barren_vertices_cost_nothing_and_change_nothing():
         whole = net.query(None, {"v2": [1.0]}, solver=solver)
         np.testing.assert_allclose(short.mean["v1"], whole.mean["v1"], rtol=1e-12)
         np.testing.assert_allclose(short.log_evidence, whole.log_evidence, rtol=1e-12)
-        assert set(short._solution.deviations) <= {"v0", "v1"}
+        reached = short._solution if solver == "information" else short._solution._first
+        assert set(reached.deviations) <= {"v0", "v1"}
     assert net.query(["v1"], {"v2": [1.0]}, solver="information").diagnostics["hidden_coordinates"] == 2
 
 
@@ -338,3 +339,15 @@ def test_auto_answers_where_the_observations_nearly_determine_one_another():
     post = net.query(["x"], {"y": [0.5, 0.5]})
     np.testing.assert_allclose(post.mean["x"], [[0.5]], rtol=1e-14)
     np.testing.assert_allclose(post.var["x"], [[5e-19]], rtol=1e-12)
+
+
+def test_observation_space_tells_when_it_lost_digits():
+    net = GaussianBayesNet()
+    net.add_input("x", 1, mean=0.0, cov=1e12)
+    net.add_linear("y", {"x": [[1.0]]}, cov=1e-6)
+    post = net.query(["x"], {"y": [[3.0]]}, solver="observations")
+    np.testing.assert_allclose(post.mean["x"], [[3.0]], rtol=1e-9)
+    assert "rounding" not in post.diagnostics
+    _ = post.var["x"]
+    assert "lost digits" in post.diagnostics["rounding"]
+    assert post.diagnostics["solver"] == "dense"
