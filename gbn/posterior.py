@@ -236,10 +236,10 @@ class Posterior:
             vertex -> shape (n, samples, *event).
 
         Raises:
-            InferenceError: n is below 1, or this engine has no samples.
+            InferenceError: n is no whole number from 1 on, or this engine has no samples.
         """
-        if n < 1:
-            raise InferenceError(f"n: got {n}, expected a number of draws, 1 or more")
+        if not isinstance(n, (int, np.integer)) or n < 1:
+            raise InferenceError(f"n: got {n!r}, expected a number of draws, 1 or more")
         return self._solution.sample(n, np.random.default_rng(rng), self.targets)
 
     @property

@@ -229,7 +229,7 @@ def test_figures_print_as_a_mapping(net):
     assert "no variances" in repr(post.var), "what an engine lacks is said, not raised"
 
 
-@pytest.mark.parametrize("n", [0, -1])
+@pytest.mark.parametrize("n", [0, -1, 2.5])
 def test_no_number_of_draws(post, n):
     with pytest.raises(InferenceError, match=f"n: got {n}, expected a number of draws, 1 or more"):
         post.sample(n)

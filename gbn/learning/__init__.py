@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbn.errors import EvidenceError, UnknownNameError
+from gbn.errors import UnknownNameError
 from gbn.learning.checkpoint import fingerprint
 from gbn.learning.data import Data
 from gbn.learning.numbers import Frozen
@@ -94,7 +94,7 @@ def fit(
 
     Raises:
         UnknownNameError: unknown method, option, vertex or column, with near matches.
-        EvidenceError, ShapeError: unusable data, naming the vertex; nothing observed.
+        EvidenceError, ShapeError: unusable data, naming the vertex.
         LearningError: the method cannot learn this net.
         FileFormatError: the checkpoint is damaged, or of another fit.
     """
@@ -102,9 +102,6 @@ def fit(
     check_options(method, options)
     net = net.copy()
     rows, frozen = Data.read(net, data, weights), Frozen.read(net, freeze)
-    seen, masks = rows.evidence.values, rows.evidence.masks
-    if all(name in masks and not masks[name].any() for name in seen):
-        raise EvidenceError("data: got no observed entry of a vertex with noise, so there is nothing to learn from")
     held = None if validation is None else Data.read(net, validation)
     rng = np.random.default_rng(seed)
     manners = Manners(held, patience, callback, checkpoint, checkpoint_every, progress)

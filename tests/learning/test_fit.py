@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gbn
-from gbn.errors import ConvergenceWarning, EvidenceError, FileFormatError
+from gbn.errors import ConvergenceWarning, FileFormatError
 from gbn.learning import em
 from gbn.learning.checkpoint import load_state, save_state
 from gbn.learning.data import Data
@@ -328,12 +328,3 @@ class TestBadInput:
         result = factor_net().fit({"y": np.full((3, 5), np.nan)})
         assert result.converged
         assert result.history[-1]["log_evidence"] == 0
-
-
-@pytest.mark.parametrize("data", [{}, {"y": np.full((4, 2), np.nan)}])
-def test_nothing_observed(data):
-    net = gbn.GaussianBayesNet()
-    net.add_input("x", 3, mean=0.0, cov=1.0)
-    net.add_linear("y", {"x": np.ones((2, 3))}, cov=0.1)
-    with pytest.raises(EvidenceError, match="data: got no observed entry"):
-        net.fit(data)
