@@ -6,8 +6,8 @@ seed's.  EM has its defaults and one pair of noises for all runs; the others are
 at each epoch the best rate is taken for that epoch, by test accuracy, which favours them.  Adam and SGD are torch's
 own; live predictive coding descends by our Adam along messages at the equilibrium.
 
-With ``--grid`` the widths of both hidden layers and the number of rows to learn from (the same share of each class) vary
-instead, and EM stands beside Adam at its best rate for each cell, after the last of the epochs.
+With ``--grid`` the width of the hidden layers and the number of rows to learn from vary instead, classes in their
+shares, and EM stands beside Adam at its best rate for each cell, after the last of the epochs.
 
 Usage: python benchmarks/efficiency.py [--seeds 5] [--epochs 15] [--batch 64]
            [--methods em em-exact adam sgd live]

@@ -36,7 +36,7 @@ from torch import nn  # noqa: E402
 import gbn  # noqa: E402
 
 Array = np.ndarray[Any, Any]
-# Training rows and targets, held-out rows, a seed -> mean and variance of the held-out targets, shapes (rows,), by line.
+# Training rows and targets, held-out rows, a seed -> by line, mean and variance of held-out targets, shapes (rows,).
 Method = Callable[[Array, Array, Array, int], dict[str, tuple[Array, Array]]]
 HIDDEN_NOISE, OUTPUT_NOISE = 0.03, 0.3
 GRID = tuple(itertools.product(((32,), (64, 64)), (1e-4, 1.0, 10.0), (1e-3, 1e-2), (15, 100)))
