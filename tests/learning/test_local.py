@@ -156,10 +156,11 @@ def test_a_convolutional_net_equals_backprop():
     assert_same_training(model, x[:40], y[:40], functional.cross_entropy, "sgd", x_test=x[40:], y_test=y[40:])
 
 
-def test_a_recurrent_net_on_names_equals_backprop():
+@pytest.mark.parametrize("hidden", [8, 256])
+def test_a_recurrent_net_on_names_equals_backprop(hidden):
     torch.manual_seed(0)
     x, _, language = names(60, 5, np.random.default_rng(4))
-    model = Recurrent(x.shape[2], 8, 3).double()
+    model = Recurrent(x.shape[2], hidden, 3).double()
     result = assert_same_training(
         model, x[:40], language[:40], functional.cross_entropy, "adam", x_test=x[40:], y_test=language[40:]
     )
