@@ -104,7 +104,10 @@ def load_model(path: str | PathLike[str]) -> Any:
     _check_path(path)
     converter = _converter(path)
     if not hasattr(converter, "load"):
-        raise ConversionError(f"{path}: this file can be converted, but holds no model that runs by itself")
+        raise ConversionError(
+            f"{path}: this file can be converted, but holds no model that runs by itself; "
+            "give a .pt2 file, or the model itself"
+        )
     return converter.load(path)
 
 

@@ -232,7 +232,12 @@ class GaussianBayesNet(NetBuilder):
 
         Returns:
             name -> draw, shape (n, *event).
+
+        Raises:
+            EvidenceError: n is no whole number from 1 on; an input without prior is not in ``do``.
         """
+        if not isinstance(n, (int, np.integer)) or n < 1:
+            raise EvidenceError(f"n: got {n!r}, expected a number of samples, 1 or more")
         rng = np.random.default_rng(rng)
         evidence = Evidence.read(self, do=do or {}, samples=n)
 

@@ -77,6 +77,15 @@ class _ByName(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{name!r}: {self._shown(name)}" for name in self) + "}"
+
+    def _shown(self, name: str) -> str:
+        try:
+            return repr(self[name])
+        except InferenceError as error:
+            return f"<{error}>"
+
 
 class Posterior:
     """Posterior of the vertices asked for, given the evidence.  Lazy: means cost no covariance.
@@ -225,7 +234,12 @@ class Posterior:
 
         Returns:
             vertex -> shape (n, samples, *event).
+
+        Raises:
+            InferenceError: n is no whole number from 1 on, or this engine has no samples.
         """
+        if not isinstance(n, (int, np.integer)) or n < 1:
+            raise InferenceError(f"n: got {n!r}, expected a number of draws, 1 or more")
         return self._solution.sample(n, np.random.default_rng(rng), self.targets)
 
     @property

@@ -3,6 +3,7 @@
 import errno
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -535,6 +536,30 @@ def test_json_has_null_where_a_number_is_not_finite():
     assert json.dumps(found, allow_nan=False)
 
 
+def test_query_reads_tables_as_learn_does(gbn_command, net_file, npz, tmp_path):
+    pytest.importorskip("pandas")
+    arrays = npz(y=[[0.5, np.nan], [0.25, -1.0]])
+    table = tmp_path / "evidence.csv"
+    table.write_text("y[0],y[1]\n0.5,\n0.25,-1.0\n", encoding="utf-8")
+    change = tmp_path / "do.csv"
+    change.write_text("x[0],x[1],x[2]\n1,2,3\n", encoding="utf-8")
+    for option, given, same in (("--evidence", table, arrays), ("--do", change, npz("do.npz", x=[[1.0, 2.0, 3.0]]))):
+        code, out, err = gbn_command("query", net_file, option, given, "--ask", "a", "--json")
+        assert code == 0, err
+        again = gbn_command("query", net_file, option, same, "--ask", "a", "--json")
+        assert parsed(out)["targets"] == parsed(again[1])["targets"]
+
+
+def test_query_lists_diagnostics_as_text(gbn_command, net_file, npz):
+    given = npz(y=[[0.5, 1.0]])
+    code, out, _ = gbn_command("query", net_file, "--evidence", given, "--ask", "x", "--option", "solver=information")
+    assert code == 0
+    facts = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.split("\n\n")[0].splitlines())
+    assert facts["regressed"] == "-"
+    assert facts["expanded"] == "h"
+    assert len(facts["plan seconds"]) < 12
+
+
 # export
 
 
@@ -587,6 +612,15 @@ def test_export_errors(fails, net_file, tmp_path):
     assert "no names to give" in fails("export", net_file, "-o", tmp_path / "out.npz")
     assert "No such file" in fails("export", tmp_path / "none.gbn", "-o", tmp_path / "out.npz")
     assert not (tmp_path / "out.npz").exists()
+
+
+def test_export_does_not_call_arrays_a_model(net, fails, tmp_path):
+    net.describe(net.parameters[0], source="weight")
+    net.save(tmp_path / "net.gbn")
+    message = fails("export", tmp_path / "net.gbn", "-o", tmp_path / "out.onnx")
+    assert "an .npz file is written" in message
+    assert "--onto" in message
+    assert not (tmp_path / "out.onnx").exists()
 
 
 # compare

@@ -580,3 +580,11 @@ def test_one_name_serves_where_a_list_is_meant():
     net.set_outputs("squashed")
     assert net["squashed"].parents == ("pixels",)
     assert net.outputs == ("squashed",)
+
+
+@pytest.mark.parametrize("n", [0, -2, 2.5])
+def test_no_number_of_samples(n: Any) -> None:
+    net = GaussianBayesNet()
+    net.add_input("x", 2, mean=0.0, cov=1.0)
+    with pytest.raises(EvidenceError, match=f"n: got {n}, expected a number of samples, 1 or more"):
+        net.sample(n)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gbn.errors import InferenceError
 from gbn.inference import observation_space
 from gbn.net import GaussianBayesNet
 from tests.nets import tanh_chain
@@ -219,3 +220,16 @@ def test_tensors_are_copied_too():
     post = net.query(["y"], {"y": y})
     y[:] = 5
     np.testing.assert_array_equal(post.mean["y"], [[1.0, 1.0]])
+
+
+def test_figures_print_as_a_mapping(net):
+    post = net.query(["x"], {"y": [[0.5, 0.1]]})
+    assert repr(post.mean) == repr(dict(post.mean))
+    post = net.query(["x"], {"y": [[0.5, 0.1]]}, engine="pc")
+    assert "no variances" in repr(post.var), "what an engine lacks is said, not raised"
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5])
+def test_no_number_of_draws(post, n):
+    with pytest.raises(InferenceError, match=f"n: got {n}, expected a number of draws, 1 or more"):
+        post.sample(n)

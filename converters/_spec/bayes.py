@@ -92,7 +92,10 @@ def _add(net: GaussianBayesNet, name: str, node: Node, parents: dict[str, Any]) 
         net.add_input(name, size)
         return
     weights = {parent: _matrix(weight, size, net[parent].size) for parent, weight in given.items()}
+    before = set(net.vertices)
     net.add_linear(name, weights, bias=bias, cov=variance)
+    for parameter in set(net.parameters) - before:
+        net.describe(parameter, source=parameter)
 
 
 def _matrix(weight: Array, child: int, parent: int) -> Array:

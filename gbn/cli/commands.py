@@ -22,6 +22,7 @@ from gbn.cli.sources import (
     read_inputs,
     read_rows,
     read_source,
+    read_values,
 )
 from gbn.cli.streams import InputError, check_target, emit, log, results_only, sentence, write_whole
 from gbn.cli.text import (
@@ -39,7 +40,7 @@ from gbn.cli.text import (
     sizes_text,
     write_arrays,
 )
-from gbn.conversion import convert
+from gbn.conversion import convert, takes
 from gbn.equivalence import compare, losses
 from gbn.errors import (
     ConversionError,
@@ -61,6 +62,10 @@ _TYPES: dict[type, set[str]] = {
     str: {"str"},
     NoneType: {"None"},
 }
+_ROWS_HELP = (
+    ".npz with a member for each vertex, or .csv or .parquet with columns vertex or vertex[i,j]; "
+    "NaN or empty where missing"
+)
 _FACTORY_HELP = "file.py:function, which runs your Python file and calls its function, without arguments,"
 
 
@@ -153,8 +158,8 @@ def _add_policy(add: argparse.ArgumentParser) -> None:
 def _add_query(commands: Any) -> argparse.ArgumentParser:
     add = _command(commands, "query", _query, "posterior of some vertices given others")
     add.add_argument("net", help="a .gbn file")
-    add.add_argument("--evidence", metavar="NPZ", help="observed values: a member for each vertex, NaN where missing")
-    add.add_argument("--do", metavar="NPZ", help="interventions: a member for each vertex")
+    add.add_argument("--evidence", metavar="FILE", help=f"observed values: {_ROWS_HELP}")
+    add.add_argument("--do", metavar="FILE", help="interventions, likewise")
     add.add_argument("--ask", nargs="+", action="extend", required=True, metavar="VERTEX", help="vertices asked for")
     _add_engine(add, "exact")
     add.add_argument("--cov", action="store_true", help="also the covariance of each vertex, samples x size x size")
@@ -177,9 +182,7 @@ def _add_learn(commands: Any) -> argparse.ArgumentParser:
     add = _command(commands, "learn", _learn, "parameters and noises of a net from data")
     add.add_argument("net", help="a .gbn file")
     add.add_argument(
-        "--data", required=True, metavar="FILE",
-        help="rows: .npz with a member for each vertex, or .csv or .parquet with columns vertex or vertex[i,j]; "
-        "NaN or empty where missing",
+        "--data", required=True, metavar="FILE", help=f"rows: {_ROWS_HELP}",
     )  # fmt: skip
     add.add_argument("-o", "--output", required=True, metavar="NET", help="the .gbn file to write")
     add.add_argument("--method", default="em", help=f"{' or '.join(learning.METHODS)} (default em)")
@@ -194,7 +197,7 @@ def _add_learn(commands: Any) -> argparse.ArgumentParser:
     add.add_argument("--history", metavar="CSV", help="write the figures of every round there")
     add.add_argument(
         "--option", type=_option, nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="options of the method, such as max_iter=100",
+        help="options of the method, such as max_iter=100, or batch_size=64, with which em learns a converted network",
     )  # fmt: skip
     return add
 
@@ -224,9 +227,11 @@ def _add_show(commands: Any) -> argparse.ArgumentParser:
 def _add_export(commands: Any) -> argparse.ArgumentParser:
     add = _command(commands, "export", _export, "the weights of a net, as arrays of the model it comes from")
     add.add_argument("net", help="a .gbn file")
-    add.add_argument("--onto", metavar="ONNX", help="an .onnx file, of which a copy with these arrays is written")
     add.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="the .npz file to write, or the .onnx file with --onto"
+        "--onto", metavar="MODEL", help="an .onnx or .keras file, of which a copy with these arrays is written"
+    )
+    add.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="the .npz file to write, or with --onto the copy"
     )
     return add
 
@@ -299,7 +304,7 @@ def _converted(model: Any, example: Any, options: Mapping[str, Any]) -> Gaussian
 
 def _query(args: argparse.Namespace) -> _Result:
     net = load_net(args.net)
-    evidence, do = (None if path is None else read_arrays(path) for path in (args.evidence, args.do))
+    evidence, do = (None if path is None else read_values(path) for path in (args.evidence, args.do))
     post = net.query(list(dict.fromkeys(args.ask)), evidence, do, args.engine, **_engine_options(args))
     figures = collect(post, std=not args.mean_only, cov=args.cov)
     if args.output:
@@ -366,6 +371,10 @@ def _export(args: argparse.Namespace) -> _Result:
     if args.onto:
         load_into(args.onto, net, args.output)
         log(f"wrote {args.output}")
+    elif takes(args.output):
+        raise InputError(
+            f"{args.output}: an .npz file is written; to write a copy of a model's file, give it as --onto"
+        )
     else:
         write_whole(args.output, lambda path: write_arrays(path, arrays))
     data = {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in arrays.items()}

@@ -44,6 +44,7 @@ Array = np.ndarray[Any, Any]
 _FACTORY = re.compile(r"(.+\.py):([^:/\\]+)", re.DOTALL | re.IGNORECASE)
 # What an .npz file may unpack to: so many bytes, or so many times its own size.
 _UNPACKED, _RATIO = 256 << 20, 20
+_TABLES = (".csv", ".parquet")
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 
 
@@ -215,11 +216,16 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "biufcUS" and value.dtype.itemsize > 0
 
 
+def read_values(path: str) -> Any:
+    """Values by vertex: a table by its suffix, else the arrays of an .npz file."""
+    return read_rows(path, None)[0] if Path(path).suffix.lower() in _TABLES else read_arrays(path)
+
+
 def read_rows(path: str, weights: str | None) -> tuple[Any, Any]:
     """Rows to learn from, by a file's suffix, and the member or column of that name apart, which weighs them."""
     suffix = Path(path).suffix.lower()
     rows: Any
-    if suffix in (".csv", ".parquet"):
+    if suffix in _TABLES:
         rows = _read_table(path, suffix)
     elif suffix == ".npz":
         rows = read_arrays(path)

@@ -121,7 +121,7 @@ def posterior_text(post: Posterior, figures: _Figures) -> str:
     facts += [("samples", post.evidence.samples), ("log-evidence", _nats(figures.log_evidence))]
     if figures.log_evidence is None:
         facts.append(("free energy", _nats(figures.free_energy)))
-    facts += [(key.replace("_", " "), value) for key, value in post.diagnostics.items()]
+    facts += [(key.replace("_", " "), _fact(value)) for key, value in post.diagnostics.items()]
     columns = ("vertex", "shape", "mean", "std")
     rows = [(n, sizes_text(post.net[n]), _range(figures.mean[n]), _range(figures.std.get(n))) for n in post.targets]
     return f"{aligned(facts)}\n\n{aligned([columns, *rows])}"
@@ -131,6 +131,15 @@ def _nats(values: Array | None) -> str:
     if values is None:
         return "-"
     return f"{float(np.sum(values)):.6g} nats" + (f" in all, {_range(values)} a sample" if np.size(values) > 1 else "")
+
+
+def _fact(value: Any) -> str:
+    """A diagnostic in a cell: figures rounded, names listed."""
+    if isinstance(value, float) or (isinstance(value, np.ndarray) and value.dtype.kind == "f"):
+        return _range(np.asarray(value))
+    if isinstance(value, (list, tuple)):
+        return _listed([str(entry) for entry in value])
+    return "-" if value is None else str(value)
 
 
 def fit_data(result: FitResult) -> dict[str, Any]:

@@ -78,9 +78,11 @@ class Loss:
             dtype: of the output.
 
         Raises:
-            ShapeError, EvidenceError: another shape; NaN; classes that are no whole numbers.
+            ShapeError, EvidenceError: another shape; NaN; classes that are no whole numbers; no numbers at all.
         """
         y = np.asarray(y)
+        if y.dtype.kind not in "biuf":
+            raise EvidenceError(f"y: got entries of type {y.dtype}, expected numbers; classes are counted from 0")
         numbers = (shape[0], *shape[2:])
         if self.by_class and y.shape == numbers:
             return _whole(y)
@@ -88,7 +90,8 @@ class Loss:
             y = y.reshape(shape)
         if y.shape != shape:
             wanted = f"class numbers {numbers} or probabilities {shape}" if self.by_class else f"{shape}, as the output"
-            raise ShapeError(f"y: got shape {y.shape}, expected {wanted} (loss {self.name!r})")
+            hint = "" if self.by_class or y.shape != numbers else "; class numbers are for loss 'cross_entropy'"
+            raise ShapeError(f"y: got shape {y.shape}, expected {wanted} (loss {self.name!r}){hint}")
         y = y.astype(dtype)
         if not np.isfinite(y).all():
             raise EvidenceError(

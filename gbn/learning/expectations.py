@@ -165,7 +165,8 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
     if at is not None:
         raise LearningError(
             f"{at!r} ({data.evidence.net[at].title}) is nonlinear in what is hidden, and method 'em' is for nets that "
-            "are linear-Gaussian given the data; observe what it reads, or linearise the net with net.linearize"
+            "are linear-Gaussian given the data; give batch_size= (stepwise EM, of the net linearised), take method "
+            "'local', observe what it reads, or linearise the net with net.linearize"
         )
     if engine == "exact":
         known = ("solver", "dense_limit")

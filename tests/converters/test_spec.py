@@ -515,6 +515,18 @@ def test_random_bayes_nets_against_the_dense_joint(seed: int) -> None:
         np.testing.assert_allclose(post.cov(f"v{k}")[0], covariance, rtol=1e-9, atol=1e-9)
 
 
+def test_arrays_of_variables_have_their_names() -> None:
+    arrays = convert({"variables": VARIABLES}).to_state_dict()
+    assert {name: value.item() for name, value in arrays.items()} == {
+        f"{name}.{part}": number
+        for name, one in VARIABLES.items()
+        for part, number in (
+            ("bias", one.get("bias", 0.0)),
+            *((f"{parent}.weight", weight) for parent, weight in one.get("parents", {}).items()),
+        )
+    }
+
+
 def test_observed_and_deterministic_variables() -> None:
     net = convert(
         {"variables": {"u": {"size": 2}, "v": {"parents": {"u": [1.0, 2.0]}}, "w": {"parents": {"v": [[1], [3]]}}}}

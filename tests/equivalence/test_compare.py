@@ -346,6 +346,10 @@ def test_wrong_targets() -> None:
     # Torch would broadcast this one against the output.
     with pytest.raises(ShapeError, match=r"y: got shape \(5,\), expected \(5, 3\)"):
         compare(mlp(), x, y[:, 0])
+    with pytest.raises(ShapeError, match="class numbers are for loss 'cross_entropy'"):
+        compare(mlp(), x, torch.tensor([0, 1, 2, 3, 0]), loss="mse")
+    with pytest.raises(EvidenceError, match="y: got entries of type <U1, expected numbers"):
+        compare(mlp(), x, np.array(["a", "b", "c", "a", "b"]), loss="cross_entropy")
     with pytest.raises(ShapeError, match=r"expected class numbers \(5,\) or probabilities \(5, 3\)"):
         compare(mlp(), x, torch.zeros(5, 1), loss="cross_entropy")
     with pytest.raises(EvidenceError, match="expected 0 to 2"):

@@ -270,8 +270,9 @@ class TestRefusals:
         net.add_input("z", 2, mean=0.0, cov=1.0)
         net.add("h", "Tanh", ["z"])
         net.add_linear("y", {"h": np.ones((1, 2))}, cov=1.0)
-        with pytest.raises(LearningError, match=r"'h' \(Tanh\) is nonlinear in what is hidden"):
+        with pytest.raises(LearningError, match=r"'h' \(Tanh\) is nonlinear in what is hidden.*batch_size="):
             net.fit({"y": np.ones((3, 1))})
+        assert net.fit({"y": np.ones((3, 1))}, batch_size=3, epochs=1).net is not net, "the remedy works"
 
     def test_a_parameter_with_a_prior(self):
         net = gbn.GaussianBayesNet()
