@@ -337,6 +337,14 @@ def test_faults_of_the_file_are_one_sentence(code, message, fails, source, tmp_p
     assert message in fails("convert", f"{source(code)}:make", "-o", tmp_path / "out.gbn")
 
 
+def test_a_model_is_not_written_over_itself(fails, tmp_path):
+    path = tmp_path / "net.json"
+    path.write_text('{"inputs": [{"name": "x", "shape": 2}], "layers": [{"name": "y", "type": "dense", "units": 1}]}')
+    before = path.read_bytes()
+    assert "would be overwritten" in fails("convert", path, "-o", tmp_path / "." / "net.json")
+    assert path.read_bytes() == before
+
+
 def test_debug_shows_the_traceback(gbn_command, source, tmp_path):
     path = source("def make():\n    raise ValueError('no weights')\n")
     code, _, stderr = gbn_command("convert", f"{path}:make", "-o", tmp_path / "out.gbn", "--debug")

@@ -268,6 +268,8 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _convert(args: argparse.Namespace) -> _Result:
+    if Path(args.output).resolve() == Path(args.source).resolve():
+        raise InputError(f"{args.output}: this is the model itself, and would be overwritten; give another name to -o")
     options = _given(args, "latents", "noise", "output_noise")
     if args.likelihood:
         options["likelihood"] = None if args.likelihood == "none" else args.likelihood
