@@ -16,8 +16,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
+from gradient import measure
 from torch import nn
 from torch.nn import functional as F
 
@@ -111,34 +111,6 @@ def conversion(build: Callable[[], nn.Module], event: tuple[int, ...], repeats: 
     }
 
 
-def gradient(repeats: int) -> dict[str, float]:
-    torch.manual_seed(0)
-    module, x, y = Recurrent().eval(), torch.randn(SAMPLES, STEPS, LETTERS), torch.randn(SAMPLES, 10)
-    net = gbn.convert(module, x[:2])
-    evidence = {net.inputs[0]: x.numpy(), net.outputs[0]: y.numpy()}
-    parameters = dict(module.named_parameters())
-
-    def backprop() -> dict[str, torch.Tensor]:
-        loss = 0.5 * ((module.unrolled(x) - y) ** 2).sum()
-        return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
-
-    expected, got = backprop(), gbn.gradient(net, evidence)
-    gap = max(float(np.linalg.norm(got[n] - g.numpy()) / np.linalg.norm(g.numpy())) for n, g in expected.items())
-    times: dict[str, list[float]] = {"torch": [], "gbn": []}
-    for _ in range(repeats + 2):
-        for name, run in (("torch", backprop), ("gbn", lambda: gbn.gradient(net, evidence))):
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    seconds = {name: statistics.median(values[2:]) for name, values in times.items()}
-    return {
-        "torch_ms": 1e3 * seconds["torch"],
-        "gbn_ms": 1e3 * seconds["gbn"],
-        "ratio": seconds["gbn"] / seconds["torch"],
-        "relative_gap": gap,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=10)
@@ -147,7 +119,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # torch's, of its own export
     found = {name: conversion(build, event, max(1, arguments.repeats // 4)) for name, (build, event) in MODELS.items()}
-    step = gradient(arguments.repeats)
+    step = measure(Recurrent, (SAMPLES, STEPS, LETTERS), arguments.repeats, "unrolled")
     if arguments.json:
         print(json.dumps({"conversion": found, "gradient": step}, indent=2))
         return

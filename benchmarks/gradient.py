@@ -57,7 +57,10 @@ def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], repeats: int) -> dict[str, float]:
+def measure(
+    build: Callable[[], nn.Module], shape: tuple[int, ...], repeats: int, forward: str = "__call__"
+) -> dict[str, float]:
+    """Both gradients, in turns; ``forward`` names the method whose graph torch goes back over."""
     torch.manual_seed(0)
     module = build().eval()
     x = torch.randn(shape)
@@ -67,7 +70,7 @@ def measure(build: Callable[[], nn.Module], shape: tuple[int, ...], repeats: int
     parameters = dict(module.named_parameters())
 
     def backprop() -> dict[str, torch.Tensor]:
-        loss = 0.5 * ((module(x) - y) ** 2).sum()
+        loss = 0.5 * ((getattr(module, forward)(x) - y) ** 2).sum()
         return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
 
     def local() -> dict[str, np.ndarray]:
