@@ -77,12 +77,12 @@ def _our_conventions(app, what, name, obj, options, lines):
 
     Paragraphs of "name: what it is" become lists of fields.
     """
-    text = re.sub(r"(?<![\w*`\\])\*(?=\w)|(?<!`)\|(?!`)", r"\\\g<0>", "\n".join(lines))
+    text = re.sub(r"(?<![\w*`\\])\*(?=\w)|(?<!`)\|(?!`)", r"\\\g<0>", "\n".join(lines).rstrip())
     paragraphs = text.split("\n\n")
     for k, paragraph in enumerate(paragraphs):
         if all(line.startswith("    ") or _FIELD.match(line) for line in paragraph.split("\n")):
             paragraphs[k] = re.sub(rf"^{_FIELD.pattern}", r":\1: ", paragraph, flags=re.MULTILINE)
-    lines[:] = "\n\n".join(paragraphs).split("\n")
+    lines[:] = [*"\n\n".join(paragraphs).split("\n"), ""]
 
 
 def setup(app):
