@@ -14,14 +14,16 @@ export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: help demo test lint pytest notebooks bench wheel clean distclean
+.PHONY: help demo test lint pytest notebooks docs claims bench wheel clean distclean
 
 help:
 	@echo "make demo       install what the demo needs, run it, write report.html"
-	@echo "make test       install everything, then lint, type-check and test, notebooks included"
+	@echo "make test       install everything, then lint, type-check and test, notebooks and pages included"
 	@echo "make lint       ruff, import directions, mypy"
 	@echo "make pytest     the tests alone; choose some with PYTEST_ARGS='-k exact'"
 	@echo "make notebooks  bring notebooks up to date with their text and execute them in place"
+	@echo "make docs       guide, notebooks and API reference as static pages, build/docs/index.html"
+	@echo "make claims     run every experiment and write notebooks/guide/claims.md with its pictures"
 	@echo "make bench      run every benchmark"
 	@echo "make wheel      build the distributions into dist/"
 	@echo "make clean      remove what was built; make distclean removes .venv as well"
@@ -33,6 +35,7 @@ test: lint pytest
 ifneq ($(NOTEBOOKS),)
 	$(BIN)/pytest -n 2 -W default --nbmake $(NOTEBOOKS)
 endif
+	$(MAKE) docs
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff check .
@@ -48,6 +51,13 @@ ifneq ($(NOTEBOOK_TEXTS),)
 	$(BIN)/jupytext --to ipynb --update $(NOTEBOOK_TEXTS)
 	$(BIN)/pytest -W default --nbmake --overwrite $(NOTEBOOK_TEXTS:.py=.ipynb)
 endif
+
+docs: $(VENV)/.test-installed
+	rm -rf build/docs build/docs-source && mkdir -p build && cp -r notebooks build/docs-source
+	$(BIN)/python -m sphinx --quiet --fail-on-warning -c notebooks/guide build/docs-source build/docs
+
+claims: $(VENV)/.test-installed
+	$(BIN)/python -m gbn.equivalence.claims --page notebooks/guide/claims.md
 
 bench: $(VENV)/.test-installed
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
@@ -74,5 +84,5 @@ $(VENV)/.demo-installed: $(VENV)/.created pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test-installed: $(VENV)/.created pyproject.toml constraints.txt
-	$(INSTALL) -e ".[all,test]"
+	$(INSTALL) -e ".[all,docs,test]"
 	@touch $@
