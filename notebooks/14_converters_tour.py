@@ -26,7 +26,6 @@ import warnings
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "torch"
-logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", "IProgress not found")  # bars would need ipywidgets
 
 import networkx
@@ -63,6 +62,7 @@ nets["PyTorch"]
 # The file is enough, and what the exporter fixed (here: two samples) does not bind the net.
 
 # %%
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the exporter's own affairs
     torch.onnx.export(model, (torch.from_numpy(x[:2]),), folder / "net.onnx", verbose=False, dynamo=True)
