@@ -79,31 +79,32 @@ def _cnn() -> Any:
     return nn.Sequential(*convolutions, nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
-def _last_step(make: Callable[[], Any]) -> Any:
-    """A recurrent layer and an affine one that reads its last step."""
+def _last_state(make: Callable[[], Any]) -> Any:
+    """A recurrent layer and an affine one that reads its last state."""
     from torch import nn
 
-    class LastStep(nn.Module):
+    class LastState(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.cell, self.head = make(), nn.Linear(8, 3)
 
         def forward(self, x: Any) -> Any:
-            return self.head(self.cell(x)[0][:, -1])
+            last = self.cell(x)[1]
+            return self.head((last[0] if isinstance(last, tuple) else last)[-1])
 
-    return LastStep()
+    return LastState()
 
 
 def _rnn() -> Any:
     from torch import nn
 
-    return _last_step(lambda: nn.RNN(4, 8, batch_first=True))
+    return _last_state(lambda: nn.RNN(4, 8, batch_first=True))
 
 
 def _lstm() -> Any:
     from torch import nn
 
-    return _last_step(lambda: nn.LSTM(4, 8, batch_first=True))
+    return _last_state(lambda: nn.LSTM(4, 8, batch_first=True))
 
 
 def _transformer() -> Any:
