@@ -46,6 +46,7 @@ _ALL: tuple[Claim, ...] = (
         "With step 1 it converges in a single backward pass; pass order matters.",
         "03_hundredfold.ipynb",
     ),
+    Claim("fixed_prediction", "They hold v̂ fixed, which implies another topology.", "04_fixed_and_live.ipynb"),
     Claim("parallel", "It parallelises, and settles as fast as the forward pass.", "03_hundredfold.ipynb"),
     Claim("one_pass", "Sum-product networks infer in one pass.", "03_hundredfold.ipynb"),
 )

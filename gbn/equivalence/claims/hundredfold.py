@@ -119,17 +119,14 @@ def _times(tol: float, repeats: int, seed: int) -> tuple[float, float, int]:
 
 
 def _draw(finding: Finding, ax: Axes) -> None:
-    """Lines: the law; dots: what was measured."""
-    for label, (measured, law) in finding.series.items():
-        rounds = np.arange(len(law))
-        shown = law > 1e-15
-        (line,) = ax.plot(rounds[shown], law[shown], label=label, linewidth=1)
-        dots = measured > 1e-15
-        step = max(1, len(law) // 20)
-        ax.plot(rounds[dots][::step], measured[dots][::step], "o", markersize=3, color=line.get_color())
-    ax.set(
-        xlabel="round (line: binomial law, dots: measured)",
-        ylabel="relative error of the deepest weights",
-        yscale="log",
-    )
+    """Lines: the law; dots: what was measured; one colour a depth, one style a step size."""
+    depths, etas = (list(dict.fromkeys(row[key] for row in finding.table)) for key in ("layers", "step size"))
+    for (label, (measured, law)), row in zip(finding.series.items(), finding.table, strict=True):
+        colour = f"C{depths.index(row['layers'])}"
+        style = ("-", "--", ":", "-.")[etas.index(row["step size"]) % 4]
+        rounds, shown, met = np.arange(len(law)), law > 1e-15, measured > 1e-15
+        every = max(1, len(law) // 15)
+        ax.plot(rounds[shown], law[shown], style, color=colour, label=label, linewidth=1)
+        ax.plot(rounds[met][::every], measured[met][::every], "o", color=colour, markersize=3)
+    ax.set(xlabel="round (line: binomial law, dots: measured)", ylabel="relative error, worst weights", yscale="log")
     ax.legend(fontsize="small")

@@ -191,5 +191,5 @@ def _draw(finding: Finding, ax: Axes) -> None:
     ax.plot(width, rounds, "s--", label="belief propagation: rounds")
     for across in width[np.isnan(rounds)]:
         ax.axvline(across, color="gray", linestyle=":", linewidth=1)
-    ax.set(xlabel="width of the elimination (dotted: belief propagation has no answer)", yscale="log")
+    ax.set(xlabel="width of the elimination (dotted: belief propagation has no answer)", yscale="log", xticks=width)
     ax.legend()

@@ -204,14 +204,20 @@ def _settled(evidence: Evidence, live: bool) -> list[dict[str, Any]]:
 def _draw(finding: Finding, ax: Axes) -> None:
     from gbn.display.plots import curves
 
+    depths = finding.series["depths"]
     curves(
         finding.series["settling"],
-        x=finding.series["depths"],
+        x=depths,
         ax=ax,
         xlabel="weight layers",
-        ylabel="updates until settled, any number of processors",
+        ylabel="updates until settled",
+        title="any number of processors",
         xscale="log",
         yscale="log",
     )
-    for line in ax.lines:
-        line.set_marker("o")
+    ax.set_xticks(depths, map(str, depths), minor=False)
+    ax.set_xticks([], minor=True)
+    for line, style in zip(ax.lines, ("-", "--", ":", "-", "-"), strict=False):
+        line.set(marker="o", linestyle=style)
+    ax.set_ylim(top=50 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(fontsize="small", loc="upper left")
