@@ -47,6 +47,7 @@ _ALL: tuple[Claim, ...] = (
         "03_hundredfold.ipynb",
     ),
     Claim("fixed_prediction", "They hold v̂ fixed, which implies another topology.", "04_fixed_and_live.ipynb"),
+    Claim("fisher", "Local gradients are a general fact of Bayes nets.", "04_fixed_and_live.ipynb"),
     Claim("odes", "We can use our differential-equation tricks.", "04_fixed_and_live.ipynb"),
     Claim("parallel", "It parallelises, and settles as fast as the forward pass.", "03_hundredfold.ipynb"),
     Claim("one_pass", "Sum-product networks infer in one pass.", "03_hundredfold.ipynb"),
