@@ -34,7 +34,24 @@ class Claim:
 
 
 # One line a claim, in the order in which the guide lists them.
-_ALL: tuple[Claim, ...] = ()
+_ALL: tuple[Claim, ...] = (
+    Claim(
+        "backprop",
+        "Predictive coding converges to exact backprop gradients on arbitrary graphs.",
+        "03_hundredfold.ipynb",
+    ),
+    Claim("hundredfold", "It costs 100 times backprop.", "03_hundredfold.ipynb"),
+    Claim(
+        "single_pass",
+        "With step 1 it converges in a single backward pass; pass order matters.",
+        "03_hundredfold.ipynb",
+    ),
+    Claim("fixed_prediction", "They hold v̂ fixed, which implies another topology.", "04_fixed_and_live.ipynb"),
+    Claim("fisher", "Local gradients are a general fact of Bayes nets.", "04_fixed_and_live.ipynb"),
+    Claim("odes", "We can use our differential-equation tricks.", "04_fixed_and_live.ipynb"),
+    Claim("parallel", "It parallelises, and settles as fast as the forward pass.", "03_hundredfold.ipynb"),
+    Claim("one_pass", "Sum-product networks infer in one pass.", "03_hundredfold.ipynb"),
+)
 CLAIMS: dict[str, Claim] = {claim.name: claim for claim in _ALL}
 
 
