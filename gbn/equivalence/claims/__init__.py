@@ -34,7 +34,20 @@ class Claim:
 
 
 # One line a claim, in the order in which the guide lists them.
-_ALL: tuple[Claim, ...] = ()
+_ALL: tuple[Claim, ...] = (
+    Claim("objectives", "There are many variational objectives.", "06_many_objectives.ipynb"),
+    Claim("hebb", "Hebbian learning is PCA; how can a chain of PCAs be gradient descent?", "07_hebb_and_pca.ipynb"),
+    Claim(
+        "precision",
+        "A large error at the top is surprise, at the bottom override.",
+        "11_precision_and_surprise.ipynb",
+    ),
+    Claim("kernels", "Every model learned by gradient descent is a kernel machine.", "12_kernels.ipynb"),
+    Claim("rewards", "Adding up rewards isn't natural in graphical models.", "08_rewards_and_growth.ipynb"),
+    Claim("dreaming", "Dreaming is contrastive.", "06_many_objectives.ipynb"),
+    Claim("jeffrey", "Not everything is conditioning.", "06_many_objectives.ipynb"),
+    Claim("growth", "Able to grow.", "08_rewards_and_growth.ipynb"),
+)
 CLAIMS: dict[str, Claim] = {claim.name: claim for claim in _ALL}
 
 
