@@ -36,7 +36,7 @@ def two_witnesses(noise: float = 0.5) -> GaussianBayesNet:
 
 
 def experiment(*, mean: float = 2.0, std: float = 0.5, other: float = -1.0, noise: float = 0.5) -> Finding:
-    """A report on ``first``, taken as a likelihood and as a marginal; twice; and with one on ``second``, in either order.
+    """A report on ``first``, taken as a likelihood and as a marginal; twice; and with one on ``second``.
 
     Args:
         mean, std: of the report on ``first``.
@@ -73,12 +73,13 @@ def experiment(*, mean: float = 2.0, std: float = 0.5, other: float = -1.0, nois
     wide = prior.revise({"first": (mean, 4 * float(prior.marginal("first").cov[0, 0, 0]))})
     figures["cause std, before"] = _told(prior, "cause")["std"]
     figures["cause std, after a vague report (Jeffrey's rule)"] = _told(wide, "cause")["std"]
+    order = jeffrey["order matters by"]
     answer = (
         f"Told that `first` is {mean:g} ± {std:g}, conditioning believes {soft['first mean']:.2f} ± "
         f"{soft['first std']:.2f}, Jeffrey's rule {jeffrey['first mean']:.2f} ± {jeffrey['first std']:.2f}. Told "
-        f"again, the first narrows to ± {soft['first std, told twice']:.2f}, the second does not. With a second "
-        f"report the order moves Jeffrey's beliefs by {jeffrey['order matters by']:.2f}, the likelihood's not at all; and only "
-        "Jeffrey's rule can make us less sure than we were."
+        f"again, the first narrows to ± {soft['first std, told twice']:.2f}, the second does not. With a second report "
+        f"the order moves Jeffrey's beliefs by {order:.2f}, the likelihood's not at all; and only Jeffrey's rule can "
+        "make us less sure than we were."
     )
     series = {"prior": prior, **heard, "report": np.array([mean, std])}
     return Finding(CLAIM, answer, True, figures, table, series, _draw)

@@ -44,7 +44,7 @@ _SETTLED = 1e-5
 def looped(rng: np.random.Generator) -> tuple[GaussianBayesNet, dict[str, Array]]:
     """A net whose hidden blocks x, a, b form a loop, and what is observed of it."""
     net = GaussianBayesNet()
-    correlated = np.array([[0.5, 0.4], [0.4, 0.5]])
+    correlated = np.array([[0.5, 0.2], [0.2, 0.5]])
     net.add_input("x", 2, mean=0.0, cov=2 * correlated)
     net.add_linear("a", {"x": _weight(rng)}, cov=correlated)
     net.add_linear("b", {"x": _weight(rng)}, cov=correlated)
@@ -53,8 +53,8 @@ def looped(rng: np.random.Generator) -> tuple[GaussianBayesNet, dict[str, Array]
 
 
 def _weight(rng: np.random.Generator) -> Array:
-    """Small enough for belief propagation to converge for certain.  Shape: (2, 2)."""
-    return 0.3 * rng.normal(size=(2, 2))
+    """A turn, and weak enough for belief propagation to converge for certain.  Shape: (2, 2)."""
+    return 0.5 * np.linalg.qr(rng.normal(size=(2, 2)))[0]
 
 
 def autoregression(steps: int, a: float = 0.5, q: float = 1.0) -> GaussianBayesNet:
