@@ -1,8 +1,8 @@
 """More units for a layer, without a change to what the net computes.
 
-New units read the layer's inputs by random weights and are read by zeros: every other vertex keeps its value, and the
-old weights their gradients.  The zeros have gradients of their own, so that learning goes on and takes the new units up.
-The idea is that of Net2Net (Chen, Goodfellow & Shlens, ICLR 2016), without the copies of old units.
+New units read the layer's inputs by random weights and biases, and are read by zeros: every other vertex keeps its
+value, and the old weights their gradients.  The zeros have gradients of their own, by which learning takes the new
+units up.  The idea is that of Net2Net (Chen, Goodfellow & Shlens, ICLR 2016), without the copies of old units.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def widen(
         vertex: the result of a Linear, Gemm, MatMul or Conv by weights of its own; a unit is one of its entries, or one
             channel.
         units: how many to add; they stand behind the old ones.
-        scale: of the new incoming weights, relative to the root mean square of the old ones.
+        scale: of the new incoming weights and biases, relative to the root mean square of the old ones.
         rng: a Generator, or a seed.
 
     Returns:
@@ -114,7 +114,7 @@ class _Plan:
             self.grown[vertex.name] = (axis, extra)
             return
         if vertex.op == "Add" and first in self.grown and self._is_bias(vertex):
-            self._pad(vertex.parents[1], vertex, _Pad(0, extra, random=False))
+            self._pad(vertex.parents[1], vertex, _Pad(0, extra, random=True))
             self.grown[vertex.name] = (axis, extra)
             return
         if vertex.op == "Flatten" and axis == 0 and len(vertex.shape) == 1:
@@ -142,7 +142,7 @@ class _Plan:
     def _bias(self, vertex: Vertex, extra: int) -> None:
         if len(vertex.parents) % 2:
             bias = self.net[vertex.parents[-1]]
-            self._pad(bias.name, vertex, _Pad(len(bias.shape) - 1, extra, random=False))
+            self._pad(bias.name, vertex, _Pad(len(bias.shape) - 1, extra, random=True))
 
     def _pad(self, name: str, user: Vertex, pad: _Pad) -> None:
         parameter = self.net[name]
