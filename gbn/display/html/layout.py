@@ -19,7 +19,7 @@ _GAP_X, _GAP_Y = 14.0, 30.0
 _BEND = 6.0
 _ORDER_SWEEPS, _PLACE_SWEEPS = 8, 6
 # How strongly lines pull: those of bends to become straight, light ones hardly.
-_BEND_WEIGHT, _LIGHT_WEIGHT = 4.0, 0.01
+_BEND_WEIGHT, _LIGHT_WEIGHT = 4.0, 0.001
 
 
 @dataclass(frozen=True)
