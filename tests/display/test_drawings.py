@@ -88,7 +88,7 @@ def test_a_drawing_says_in_words_what_it_is():
     (svg,) = (attributes for tag, attributes in seen.tags if tag == "svg" and "role" in attributes)
     assert svg["role"] == "img"
     assert "10 vertices" in svg["aria-label"]
-    assert seen.text.count("data") == 3  # its box, the tip in it and the table are text
+    assert seen.text.count("data") == 2  # in its box and in the table
     folds = [attributes for tag, attributes in seen.tags if tag == "details"]
     assert ["open" in attributes for attributes in folds] == [True, False]
 
