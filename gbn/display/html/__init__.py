@@ -1,7 +1,7 @@
 """Static HTML: no scripts, nothing loaded from elsewhere, readable in light and in dark."""
 
 from gbn.display.html.image import image
-from gbn.display.html.markup import Markup, columns, escape, facts, fragment, page, table
+from gbn.display.html.markup import Markup, columns, escape, facts, fragment, page, section, table
 from gbn.display.html.net import net_html
 from gbn.display.html.posterior import posterior_html
 from gbn.display.html.report import report_html
@@ -17,5 +17,6 @@ __all__ = [
     "page",
     "posterior_html",
     "report_html",
+    "section",
     "table",
 ]

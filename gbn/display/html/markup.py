@@ -13,7 +13,20 @@ import numpy as np
 
 from gbn.display.html.style import PAGE_STYLE, STYLE
 
-__all__ = ["Markup", "columns", "escape", "facts", "fold", "fragment", "heading", "joined", "note", "page", "table"]
+__all__ = [
+    "Markup",
+    "columns",
+    "escape",
+    "facts",
+    "fold",
+    "fragment",
+    "heading",
+    "joined",
+    "note",
+    "page",
+    "section",
+    "table",
+]
 
 MAX_ROWS = 200
 
@@ -89,6 +102,11 @@ def joined(sections: Iterable[Any]) -> str:
 def heading(text: str) -> Markup:
     """A heading in a notebook's cell."""
     return Markup(f'<p class="gbn-title">{escape(text)}</p>')
+
+
+def section(title: str, body: str) -> Markup:
+    """A part of a document, HTML already, under its heading."""
+    return Markup(f"<section><h2>{escape(title)}</h2>{body}</section>")
 
 
 def note(text: str) -> Markup:
