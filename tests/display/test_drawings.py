@@ -174,7 +174,7 @@ def test_figures_of_a_scalar_are_those_of_bayes():
     box = box_of(posterior_html(post), "cause")
     mean, std = 2 * 3 / (4 + 0.5), np.sqrt(1 - 4 / 4.5)
     nats = 0.5 * mean**2
-    assert words(box)[-1] == f"{mean:.4g} ± {std:.2g} · {nats:.2f} nats"
+    assert words(box)[-2:] == [f"{mean:.4g} ± {std:.2g}", f"surprise {nats:.2f} nats"]
     tip = box.find("title").text
     assert "prior: 0 ± 1\n" in tip
     assert f"surprise: {nats + 0.5 * np.log(2 * np.pi):.4g} nats, {nats:.3g} beyond the least" in tip

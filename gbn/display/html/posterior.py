@@ -103,21 +103,15 @@ class _Picture:
         more = [given] if given else []
         panel, words = self._belief(name)
         more += words
-        lines: list[str] = []
         nats, beyond = self.surprise.get(name, (float("nan"), float("nan")))
         if np.isfinite(nats):
             more.append(f"surprise: {nats:.4g} nats, {beyond:.3g} beyond the least")
-        value = self._scalar(name)
-        if value:
-            lines.append(value)
-        if beyond >= 0.005:
-            lines.append(f"{beyond:.2f} nats")
         plain = plain_box(self.net, name, mark, "\n".join(more))
-        lines = [" · ".join(lines)] if lines else []
-        if mark and given not in ("observed", "given", "set"):
-            lines.insert(0, given)
+        lines = [given] if given.endswith(" observed") else []
+        lines += [self._scalar(name)] if self.net[name].size == 1 else []
+        lines += [f"surprise {beyond:.2f} nats"] if beyond >= 0.005 else []
         tint = min(beyond / self.scale, 1.0) if np.isfinite(beyond) else 0.0
-        return Box(plain.kind, (*plain.lines, *lines), plain.tip, mark, tint, panel)
+        return Box(plain.kind, (*plain.lines, *filter(None, lines)), plain.tip, mark, tint, panel)
 
     def _mark(self, name: str) -> tuple[str, str]:
         """How a vertex is known: its mark in the drawing, and in words."""
@@ -169,10 +163,8 @@ class _Picture:
         return belief_panel(before, after), words
 
     def _scalar(self, name: str) -> str:
-        if self.net[name].size != 1 or self.net[name].kind == "likelihood":
-            return ""
         after = self._figures(self.post, name, self.sample)
-        return "" if after is None else _words(after)
+        return "" if after is None or self.net[name].kind == "likelihood" else _words(after)
 
 
 def _prior(post: Posterior, sample: int) -> Posterior:

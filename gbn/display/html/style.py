@@ -5,18 +5,20 @@ from __future__ import annotations
 __all__ = ["PAGE_STYLE", "STYLE"]
 
 _LIGHT = (
-    "--fg:#1c1e21;--dim:#5c636b;--line:#d4d8dd;--head:#f1f3f5;--good:#17753a;--bad:#b3261e;--bar:#3b78c3;"
+    "--paper:#fff;--fg:#1c1e21;--dim:#5c636b;--line:#d4d8dd;--head:#f1f3f5;--good:#17753a;--bad:#b3261e;--bar:#3b78c3;"
     "--box:#fff;--seen:#cfe3f7;--edge:#8a929b;--after:#1f5fae;--before:#8a6d1d;--tint:#e4572e"
 )
 _DARK = (
-    "--fg:#e6e6e6;--dim:#a2a8b0;--line:#4a4f57;--head:#2a2e34;--good:#6cc788;--bad:#ff8f85;--bar:#5b93d6;"
-    "--box:#1e2125;--seen:#234668;--edge:#7d858e;--after:#8ab9f1;--before:#d9b95b;--tint:#ff7a50"
+    "--paper:#14171a;--fg:#e6e6e6;--dim:#a2a8b0;--line:#4a4f57;--head:#2a2e34;--good:#6cc788;--bad:#ff8f85;--bar:#5b93d6;"
+    "--box:#1e2125;--seen:#234668;--edge:#7d858e;--after:#8ab9f1;--before:#d9b95b;--tint:#c4491f"
 )
+# The preference of the eyes, unless the page around says what it is itself; and always on paper of its own, for a page
+# that follows neither.
 STYLE = f"""
-.gbn{{{_LIGHT};color:var(--fg);font:14px/1.45 system-ui,sans-serif;overflow-x:auto}}
+.gbn{{{_LIGHT};color:var(--fg);background:var(--paper);font:14px/1.45 system-ui,sans-serif;overflow-x:auto;padding:4px}}
 @media (prefers-color-scheme:dark){{.gbn{{{_DARK}}}}}
-[data-jp-theme-light=true] .gbn,.vscode-light .gbn{{{_LIGHT}}}
-[data-jp-theme-light=false] .gbn,.vscode-dark .gbn{{{_DARK}}}
+[data-jp-theme-light=true] .gbn,.vscode-light .gbn,[data-theme=light] .gbn,[theme=light] .gbn{{{_LIGHT}}}
+[data-jp-theme-light=false] .gbn,.vscode-dark .gbn,[data-theme=dark] .gbn,[theme=dark] .gbn{{{_DARK}}}
 .gbn .gbn-title{{font-size:15px;font-weight:600;margin:0 0 4px}}
 .gbn .gbn-note{{color:var(--dim);margin:4px 0}}
 .gbn .gbn-good{{color:var(--good)}}
@@ -37,14 +39,14 @@ STYLE = f"""
 .gbn .gbn-fold{{margin:4px 0 8px}}
 .gbn .gbn-fold>summary{{cursor:pointer;font-weight:600}}
 .gbn .gbn-drawing{{overflow:auto;max-height:680px}}
-.gbn .gbn-drawing svg{{display:block;color:var(--fg)}}
+.gbn .gbn-drawing svg{{display:block;max-width:none;color:var(--fg)}}
 .gbn .gbn-drawing text{{fill:currentColor;font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}}
-.gbn .gbn-drawing text.gbn-small{{font-size:9.5px;fill:var(--dim)}}
+.gbn .gbn-drawing text.gbn-small{{font-size:9.5px}}
 .gbn .gbn-drawing image{{image-rendering:pixelated}}
 .gbn .gbn-box>.gbn-frame{{fill:var(--box);stroke:currentColor}}
 .gbn .gbn-parameter>.gbn-frame,.gbn .gbn-gap>.gbn-frame{{stroke:var(--edge);stroke-dasharray:4 2.5}}
 .gbn .gbn-deterministic>.gbn-frame{{stroke:var(--edge)}}
-.gbn .gbn-observed>.gbn-frame{{fill:var(--seen);stroke-width:2}}
+.gbn .gbn-observed>.gbn-frame{{fill:var(--seen);stroke:var(--after);stroke-width:2.5}}
 .gbn .gbn-box:hover>.gbn-frame{{stroke:var(--bar);stroke-width:2}}
 .gbn .gbn-rim{{fill:none;stroke:currentColor}}
 .gbn .gbn-tint{{fill:var(--tint)}}
@@ -59,7 +61,8 @@ STYLE = f"""
 .gbn .gbn-columns>section{{flex:1 1 320px;min-width:0}}
 """.strip()
 PAGE_STYLE = (
-    ":root{color-scheme:light dark}"
+    ":root{color-scheme:light dark;background:#fff}"
+    "@media (prefers-color-scheme:dark){:root{background:#14171a}}"
     "body{margin:24px auto;max-width:1100px;padding:0 16px;font-family:system-ui,sans-serif}"
     "h1{font-size:24px;overflow-wrap:anywhere}"
 )
