@@ -14,7 +14,7 @@ export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: help demo test lint pytest notebooks docs claims bench wheel clean distclean
+.PHONY: help demo test lint pytest notebooks docs claims screenshots bench wheel clean distclean
 
 help:
 	@echo "make demo       install what the demo needs, run it, write report.html"
@@ -24,6 +24,7 @@ help:
 	@echo "make notebooks  bring notebooks up to date with their text and execute them in place"
 	@echo "make docs       guide, notebooks and API reference as static pages, build/docs/index.html"
 	@echo "make claims     run every experiment and write notebooks/guide/claims.md with its pictures"
+	@echo "make screenshots  photograph the README's opening picture; needs Chromium"
 	@echo "make bench      run every benchmark"
 	@echo "make wheel      build the distributions into dist/"
 	@echo "make clean      remove what was built; make distclean removes .venv as well"
@@ -58,6 +59,9 @@ docs: $(VENV)/.test-installed
 
 claims: $(VENV)/.test-installed
 	$(BIN)/python -m gbn.equivalence.claims --page notebooks/guide/claims.md
+
+screenshots: $(VENV)/.test-installed
+	$(BIN)/python notebooks/pictures/opening.py
 
 bench: $(VENV)/.test-installed
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done

@@ -31,7 +31,7 @@ def page(findings: Mapping[str, Finding], pictures: str) -> str:
     rows, sections = [], []
     for number, (name, found) in enumerate(findings.items(), 1):
         claim = CLAIMS[name]
-        story = f"[{claim.notebook}](../{claim.notebook}.ipynb)"
+        story = f"[{Path(claim.notebook).stem}](../{claim.notebook})"
         rows.append(f"| {number} | [{claim.statement}](#{name.replace('_', '-')}) | {found.verdict} | {story} |")
         sections.append(
             f"({name.replace('_', '-')})=\n## {name.replace('_', ' ').capitalize()}\n\n> {claim.statement}\n\n"
