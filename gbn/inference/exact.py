@@ -119,10 +119,7 @@ def solve(
         arrival = Arrival() if operating_point == "forward" else Arrival(diagnostics={"stopped": "nothing to iterate"})
     patterns = one_row_a_pattern(point) if net.is_linear() else None
     first, figures = _chosen(point, targets, patterns, solver, dense_limit)
-    solution: Solution = first
-    if isinstance(first, ObservationPosterior) and first.dense:
-        other = solver == "auto" and "information_form" not in figures
-        solution = Guarded(first, lambda: _information(point, targets, patterns) if other else None)
+    solution: Solution = _guarded(first, figures, point, targets, patterns, solver)
     post = Posterior(
         net,
         evidence,
@@ -201,6 +198,21 @@ def _chosen(
     return _solved(_choice(point, targets, patterns, solver, dense_limit), point, targets, patterns)
 
 
+def _guarded(
+    first: LinearizedPosterior,
+    figures: Mapping[str, Any],
+    point: Linearization,
+    targets: Sequence[str],
+    patterns: Patterns,
+    solver: str,
+) -> LinearizedPosterior | Guarded:
+    """The posterior, or where it is that of observation space one that notices when digits are lost."""
+    if not (isinstance(first, ObservationPosterior) and first.dense):
+        return first
+    other = solver == "auto" and "information_form" not in figures
+    return Guarded(first, lambda: _information(point, targets, patterns) if other else None)
+
+
 class Repeated:
     """Exact inference for one evidence in nets that differ in their numbers alone, as learning asks for it.
 
@@ -220,7 +232,7 @@ class Repeated:
             rows, pattern = evidence.patterns()
             self.some = (evidence.rows(rows), pattern)
 
-    def __call__(self, net: GaussianBayesNet) -> LinearizedPosterior:
+    def __call__(self, net: GaussianBayesNet) -> LinearizedPosterior | Guarded:
         """The posterior in one such net.
 
         Raises:
@@ -236,7 +248,8 @@ class Repeated:
                 patterns = Linearization.forward(replace(few, net=net)), pattern
         if self.choice is None:
             self.choice = _choice(point, self.targets, patterns, self.solver, self.dense_limit)
-        return _solved(self.choice, point, self.targets, patterns)[0]
+        first, figures = _solved(self.choice, point, self.targets, patterns)
+        return _guarded(first, figures, point, self.targets, patterns, self.solver)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -216,14 +217,15 @@ def _moments(
     z = np.concatenate([*columns, np.ones((len(weights), 1))], axis=1) - shift
     second = z.T @ z if (weights == 1).all() else z.T @ (z * weights[:, None])
     ends = np.cumsum([0, *(column.shape[1] for column in columns)])
-    for i, first in enumerate(parts):
-        for j in range(i, len(parts)):
-            cov = expected.summed_covariance(list(zip(first, parts[j], strict=True)), counts)
-            if cov is not None:
-                rows, across = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
-                second[rows, across] += (cov + cov.T) / 2 if i == j else cov
-                if i != j:
-                    second[across, rows] += cov.T
+    # Those of each with itself first: they tell whether rounding has left digits, before others are taken.
+    pairs = [(i, i) for i in range(len(parts))] + list(combinations(range(len(parts)), 2))
+    for i, j in pairs:
+        cov = expected.summed_covariance(list(zip(parts[i], parts[j], strict=True)), counts)
+        if cov is not None:
+            rows, across = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+            second[rows, across] += (cov + cov.T) / 2 if i == j else cov
+            if i != j:
+                second[across, rows] += cov.T
     if not np.isfinite(second).all():
         raise InferenceError(f"{family.name!r}: its expected second moments are not finite; rescale the data")
     return Moments(total, second, shift, family.size)
