@@ -149,10 +149,7 @@ def _check(
         "operating_point": (operating_point, OPERATING_POINTS),
         "linearization": (linearization, ("taylor", "moment")),
     }
-    for option, (got, expected) in choices.items():
-        if got not in expected:
-            listed = ", ".join(map(repr, expected)) if len(expected) > 2 else " or ".join(map(repr, expected))
-            raise InferenceError(f"{option}: got {got!r}, expected {'one of ' * (len(expected) > 2)}{listed}")
+    _check_choices(choices)
     if operating_point == "equilibrium" and linearization == "moment":
         raise InferenceError(
             "linearization='moment' needs the spread of a posterior, and the equilibrium is a point without one; use "
@@ -165,6 +162,13 @@ def _check(
     if operating_point == "forward" and (max_rounds is not None or callback is not None):
         option = "max_rounds" if max_rounds is not None else "callback"
         raise InferenceError(f"{option}: the forward point takes no rounds; use operating_point='posterior'")
+
+
+def _check_choices(choices: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    for option, (got, expected) in choices.items():
+        if got not in expected:
+            listed = ", ".join(map(repr, expected)) if len(expected) > 2 else " or ".join(map(repr, expected))
+            raise InferenceError(f"{option}: got {got!r}, expected {'one of ' * (len(expected) > 2)}{listed}")
 
 
 def _statement(point: Linearization, operating_point: str, linear: bool) -> dict[str, Any]:
@@ -220,11 +224,15 @@ class Repeated:
 
     Args:
         evidence, targets, solver, dense_limit: as in :func:`solve`.
+
+    Raises:
+        InferenceError: no such solver.
     """
 
     def __init__(
-        self, evidence: Evidence, targets: Sequence[str], solver: str = "auto", dense_limit: int = _DENSE_LIMIT
+        self, evidence: Evidence, targets: Sequence[str], *, solver: str = "auto", dense_limit: int = _DENSE_LIMIT
     ) -> None:
+        _check_choices({"solver": (solver, SOLVERS)})
         self.evidence, self.targets, self.solver, self.dense_limit = evidence, targets, solver, dense_limit
         self.choice: _Choice | None = None
         self.some: tuple[Evidence, Array] | None = None

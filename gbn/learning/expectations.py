@@ -17,12 +17,13 @@ import numpy as np
 from gbn.errors import InferenceError, LearningError
 from gbn.evidence import Evidence
 from gbn.graph import nonlinear_given
-from gbn.inference import check_options, solver
+from gbn.inference import solver
 from gbn.inference.exact import Repeated
 from gbn.joint import is_shared
 from gbn.learning.data import Data
 from gbn.learning.leaves import Twin, scattered_leaves
 from gbn.learning.regressions import Family, names_of
+from gbn.options import check_options
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
@@ -170,10 +171,7 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
             "'local', observe what it reads, or linearise the net with net.linearize"
         )
     if engine == "exact":
-        known = ("solver", "dense_limit")
-        for option in options:
-            if option not in known:
-                raise LearningError(f"engine_options: got {option!r}, expected one of {', '.join(map(repr, known))}")
+        check_options(Repeated, options, "engine 'exact' in learning")
 
         def repeated(evidence: Evidence, asked: list[str]) -> Repeated:
             return Repeated(evidence, asked, **options)
@@ -181,7 +179,7 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
         leaves = scattered_leaves(data)
         found = Twin(data, leaves, names, repeated) if leaves else repeated(data.evidence, names)
         return lambda net: _Exact(found(net))
-    check_options(engine, options)
+    check_options(solver(engine), options, f"engine {engine!r}")
     settings = {"prediction": "live"} | dict(options) if engine == "pc" else dict(options)
     solve = solver(engine)
 
