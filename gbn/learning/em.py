@@ -115,8 +115,8 @@ def learner(
         ("restarts", restarts),
         ("variance_floor", variance_floor),
     ):
-        if not number >= 0:
-            raise LearningError(f"{name}: got {number}, expected a number of at least 0")
+        if not 0 <= number < np.inf:
+            raise LearningError(f"{name}: got {number}, expected a finite number of at least 0")
     families = read_families(net, frozen)
     options = _Options(net, families, frozen)
     priors = Priors(

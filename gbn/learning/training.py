@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -116,9 +117,10 @@ class _Run:
         if held is not None:
             known["validation"] = self.learner.score(held)
         value = known["validation" if held is not None else self.learner.objective]
-        if value > self.best_value or not number:
-            self.best, self.best_round, self.best_value = self.learner.net, number, value
+        # First, so that an interrupt in between leaves no best round that the history lacks.
         self.history.append(known)
+        if value > self.best_value or not number or math.isnan(self.best_value):
+            self.best, self.best_round, self.best_value = self.learner.net, number, value
 
     def step(self, _: int) -> Figures:
         self.record(self.learner.step())
@@ -216,8 +218,9 @@ def train(
     else:
         outcome = None
     # What was done since the last checkpoint is kept, too, unless a round was cut short in the middle.
-    if not interrupted:
-        run.write()
+    if outcome is None or not outcome.reason.startswith("interrupted"):
+        with suppress(KeyboardInterrupt):
+            run.write()
     converged, reason = _verdict(run, end, trouble, outcome.reason if outcome is not None and interrupted else None)
     if not converged and not interrupted:
         _warn(run, label, reason)
@@ -242,5 +245,8 @@ def _warn(run: _Run, label: str, reason: str) -> None:
 
 
 def _result(run: _Run, method: str, converged: bool, reason: str) -> FitResult:
-    diagnostics = run.learner.diagnostics(run.best)
+    try:
+        diagnostics = run.learner.diagnostics(run.best)
+    except KeyboardInterrupt:
+        diagnostics = {"interrupted": "before the diagnostics were found"}
     return FitResult(run.best, method, run.history, converged, reason, run.best_round, diagnostics)
