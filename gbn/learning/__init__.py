@@ -104,9 +104,7 @@ def fit(
     rows, frozen = Data.read(net, data, weights), Frozen.read(net, freeze)
     held = None if validation is None else Data.read(net, validation)
     if held is not None and not held.evidence.values:
-        raise LearningError(
-            "validation: nothing is observed in it; give held-out values of what the net should explain"
-        )
+        raise LearningError("validation: nothing is observed in it; give held-out values of what is to be explained")
     if isinstance(seed, Integral) and seed < 0:
         raise LearningError(f"seed: got {seed}, expected a whole number of at least 0, or None")
     rng = np.random.default_rng(seed)

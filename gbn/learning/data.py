@@ -71,7 +71,7 @@ class Data:
         return replace(self, evidence=replace(self.evidence, net=net))
 
     def batches(self, size: int | None, rng: np.random.Generator, shuffle: bool = True) -> Iterator[Data]:
-        """All rows that count once, in random order or their own, ``size`` at a time (None: all, in their own order)."""
+        """All rows that count once, in random order or their own, ``size`` at a time (None: all, in theirs)."""
         whole = self if self.counts.all() else self.rows(np.flatnonzero(self.counts))
         if size is None or size >= whole.samples:
             yield whole

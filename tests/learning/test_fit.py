@@ -314,8 +314,8 @@ class TestCheckpoints:
                 raise OSError(errno.ENOSPC, "No space left on device")
             sync(descriptor)
 
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-            patch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
             factor_net().fit({"y": readings()}, checkpoint=path, **OPTIONS)
         assert [p.name for p in tmp_path.iterdir()] == ["fit.ckpt"]
         assert len(load_state(path, load_mark(path))["history"]) == 5
