@@ -310,6 +310,8 @@ def _learn(args: argparse.Namespace) -> _Result:
     net = load_net(args.net)
     rows, weights = read_rows(args.data, args.weights)
     held = None if args.validation is None else read_rows(args.validation, None)[0]
+    if held is not None and args.weights in held:
+        held.pop(args.weights)
     given = _given(args, "patience", "checkpoint", "seed")
     result = net.fit(rows, args.method, weights=weights, validation=held, freeze=args.freeze, **given, **options)
     result.net.save(args.output)

@@ -70,7 +70,7 @@ def query(
         InferenceError: the engine cannot answer this query.
     """
     solve = solver(engine)
-    check_arguments(query, {"targets": targets, "soft": soft})
+    check_arguments(query, {"targets": targets})
     check_options(solve, options, f"engine {engine!r}")
     # The answer is lazy, and must stay that of the net as it is now.
     net = net.copy()

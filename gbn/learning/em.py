@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbn.errors import LearningError, ShapeError, UnknownNameError
+from gbn.errors import CovarianceError, LearningError, ShapeError, UnknownNameError
 from gbn.learning.condensation import condensed
 from gbn.learning.data import Data
 from gbn.learning.expansion import Gauge, find_gauges
@@ -86,7 +86,7 @@ def learner(
             by vertex or noise.
         variance_floor: the least variance of any noise in any direction, relative to the mean variance of what was
             observed of its vertices (where nothing was, to its initial variance); learned noises below it begin there.
-            None: 1e-9, or 1e-4 in batches, whose few rows a net can fit by chance.
+            None: 1e-9 (1.2e-5 in float32), or 1e-4 in batches, whose few rows a net can fit by chance.
         standard_errors: of all that was learned, from the observed information
             (:func:`gbn.learning.standard_errors.standard_errors`); costs two E-steps for each number learned.
         batch_size: rows for each step of stepwise EM, whose figure is the ``log_evidence`` a row of the net linearised
@@ -108,7 +108,8 @@ def learner(
         UnknownNameError, ShapeError: names and masks.
     """
     if variance_floor is None:
-        variance_floor = 1e-9 if batch_size is None else 1e-4
+        # In float32 the E-step itself needs more.
+        variance_floor = max(1e-9, 100 * float(np.finfo(net.dtype).eps)) if batch_size is None else 1e-4
     for name, number in (
         ("max_iter", max_iter),
         ("tol", tol or 0),
@@ -192,7 +193,13 @@ class EM:
         roots = {gauge.root for gauge in self.gauges}
         parts = [(f, m) for f, m in zip(self.families, self.moments, strict=True) if f.name not in roots]
         notes: set[str] = set()
-        net = maximise(self.net, parts, self.groups, self.priors, notes)
+        try:
+            net = maximise(self.net, parts, self.groups, self.priors, notes)
+        except CovarianceError as error:
+            raise LearningError(
+                f"{error}; in iteration {self.iteration + 1} rows are fitted exactly, and leave no noise: give "
+                "variance_floor=, noise_prior= or fixed_noise="
+            ) from error
         for gauge in self.gauges:
             number = next(k for k, f in enumerate(self.families) if f.name == gauge.root)
             net = gauge.apply(net, self.moments[number])

@@ -145,6 +145,24 @@ def test_an_interrupt_in_the_last_diagnostics_returns_what_was_learned(monkeypat
     assert same_numbers(result.net, factor_net().fit({"y": readings()}, tol=1e-3).net)
 
 
+def test_an_error_after_some_rounds_returns_the_best_so_far(monkeypatch):
+    right, last = EM.step, 3
+
+    def step(self):
+        if self.iteration == last:
+            raise gbn.errors.InferenceError("no digits left")
+        return right(self)
+
+    monkeypatch.setattr(EM, "step", step)
+    seen = []
+    with pytest.warns(ConvergenceWarning, match="no further than 3 iterations: no digits left"):
+        result = factor_net().fit({"y": readings()}, callback=lambda number, _: seen.append(number))
+    assert (result.converged, result.best_round, len(result.history), seen) == (False, 3, 4, [1, 2, 3])
+    last = 0
+    with pytest.raises(gbn.errors.InferenceError, match="no digits left"):
+        factor_net().fit({"y": readings()})
+
+
 def test_a_round_that_cannot_be_scored_is_no_best_one(monkeypatch):
     """As where the first net overflows on held-out rows."""
     right = EM.score
@@ -273,7 +291,7 @@ class TestCheckpoints:
             with pytest.raises(FileFormatError, match="checkpoint"):
                 load_state(path, "x")
         path.write_bytes(b"\x80\x04pickle")
-        with pytest.raises(FileFormatError):
+        with pytest.raises(FileFormatError, match="remove it to begin the fit anew"):
             load_state(path, "x")
         assert load_state(tmp_path / "none", "x") is None
 
@@ -449,6 +467,25 @@ class TestBadInput:
         without = factor_net().fit({"y": y[weights > 0]}, method, weights=weights[weights > 0], **options)
         assert same_numbers(some.net, without.net)
         np.testing.assert_equal(list(some.history), list(without.history))
+
+    @pytest.mark.parametrize("cov", [1.0, np.ones(5), np.eye(5)])
+    def test_no_noise_left_and_no_floor(self, cov):
+        net = factor_net()
+        net.set_noise({"y": cov})
+        with pytest.raises(LearningError, match=r"covariance of 'y'.*fitted exactly.*variance_floor"):
+            net.fit({"y": np.ones((20, 5))}, variance_floor=0)
+
+    @pytest.mark.parametrize("cov", [1.0, np.ones(5), np.eye(5)])
+    def test_repeated_and_constant_columns_in_float32(self, cov):
+        """The floor is one that single precision can tell from nothing."""
+        y = readings()
+        y[:, 1], y[:, 2] = y[:, 0], 3.0
+        net = gbn.GaussianBayesNet(np.float32)
+        net.add_input("z", 2, mean=0.0, cov=1.0)
+        net.add_linear("y", {"z": np.random.default_rng(1).normal(size=(5, 2))}, bias=np.zeros(5), cov=cov)
+        result = net.fit({"y": y}, tol=None, max_iter=60, callback=lambda number, _: number == 60)
+        assert result.reason == "stopped by the callback after 60 iterations"
+        assert np.isfinite(result.history.column("log_evidence")).all()
 
     def test_one_row(self):
         result = factor_net().fit({"y": readings(1, missing=0)}, max_iter=500, tol=1e-3)
