@@ -159,6 +159,7 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
 
     Raises:
         LearningError: an engine without expectations, or a net that is nonlinear in what is hidden.
+        UnknownNameError, ArgumentTypeError: options.
     """
     names = list(names_of(families))
     if engine not in ("exact", "vmp", "pc"):
@@ -170,8 +171,8 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
             "are linear-Gaussian given the data; give batch_size= (stepwise EM, of the net linearised), take method "
             "'local', observe what it reads, or linearise the net with net.linearize"
         )
+    check_options(Repeated if engine == "exact" else solver(engine), options, f"engine {engine!r} (engine_options)")
     if engine == "exact":
-        check_options(Repeated, options, "engine 'exact' in learning")
 
         def repeated(evidence: Evidence, asked: list[str]) -> Repeated:
             return Repeated(evidence, asked, **options)
@@ -179,7 +180,6 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
         leaves = scattered_leaves(data)
         found = Twin(data, leaves, names, repeated) if leaves else repeated(data.evidence, names)
         return lambda net: _Exact(found(net))
-    check_options(solver(engine), options, f"engine {engine!r}")
     settings = {"prediction": "live"} | dict(options) if engine == "pc" else dict(options)
     solve = solver(engine)
 
