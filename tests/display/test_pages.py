@@ -92,9 +92,7 @@ def test_pages(made, width, dark, chromium):
     # What is folded must fit, too.
     chromium.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     assert overflow(chromium) == 0
-    colour, paper = chromium.evaluate(
-        "['color', 'background-color'].map(p => getComputedStyle(document.querySelector('.gbn')).getPropertyValue(p))"
-    )
+    colour, paper = colours(chromium)
     assert (brightness(colour) > brightness(paper)) is dark
 
 
@@ -102,10 +100,13 @@ def test_pages(made, width, dark, chromium):
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks(notebook, width, dark, chromium, tmp_path):
-    exporter = pytest.importorskip("nbconvert").HTMLExporter
+    nbconvert = pytest.importorskip("nbconvert")
     # The exporter's own scripts for formulas and widgets come from elsewhere.
     settings = dict.fromkeys(("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"), "")
-    body, _ = exporter(**settings).from_filename(str(notebook))
+    # Its templates are where it was installed, which need not be this environment.
+    templates = Path(nbconvert.__file__).parents[4] / "share" / "jupyter" / "nbconvert" / "templates"
+    exporter = nbconvert.HTMLExporter(**settings, extra_template_basedirs=[str(templates)])
+    body, _ = exporter.from_filename(str(notebook))
     (tmp_path / "notebook.html").write_text(body, encoding="utf-8")
     faultless(chromium, tmp_path / "notebook.html", width, dark)
 
@@ -125,6 +126,33 @@ def overflow(chromium):
 def brightness(colour):
     """0 to 1, of rgb(r, g, b)."""
     return sum(int(part) for part in colour.strip("rgba() ").split(",")[:3]) / 765
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "attribute, is_dark",
+    [
+        ('data-jp-theme-light="true"', False),
+        ('data-jp-theme-light="false"', True),
+        ('class="vscode-dark"', True),
+        ('data-theme="light"', False),
+        ('theme="dark"', True),
+    ],
+)
+def test_the_theme_of_the_page_around_decides(attribute, is_dark, dark, chromium, tmp_path):
+    drawing = gbn.side_by_side(layered_net(depth=1))._repr_html_()
+    text = f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>x</title><body {attribute}>{drawing}</body>'
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    chromium.open(tmp_path / "page.html", 1280, dark)
+    colour, paper = colours(chromium)
+    assert (brightness(colour) > brightness(paper)) is is_dark
+
+
+def colours(chromium):
+    """Of a drawing: its text, and what it stands on."""
+    return chromium.evaluate(
+        "['color', 'background-color'].map(p => getComputedStyle(document.querySelector('.gbn')).getPropertyValue(p))"
+    )
 
 
 def test_words_fit_into_their_boxes(chromium, tmp_path):

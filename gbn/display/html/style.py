@@ -24,8 +24,8 @@ STYLE = f"""
 .gbn .gbn-good{{color:var(--good)}}
 .gbn .gbn-bad{{color:var(--bad)}}
 .gbn dl.gbn-facts{{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:1px 12px;margin:4px 0 8px}}
-.gbn .gbn-facts dt{{color:var(--dim)}}
-.gbn .gbn-facts dd{{margin:0;overflow-wrap:anywhere}}
+.gbn .gbn-facts dt{{color:var(--dim);font-weight:400;width:auto;white-space:nowrap}}
+.gbn .gbn-facts dd{{margin:0;width:auto;overflow-wrap:anywhere}}
 .gbn .gbn-wide{{overflow-x:auto}}
 .gbn table.gbn-table{{border-collapse:collapse;margin:4px 0;font-variant-numeric:tabular-nums;color:var(--fg)}}
 .gbn .gbn-table th{{background:var(--head);text-align:left;font-weight:600;white-space:nowrap}}
