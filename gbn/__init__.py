@@ -20,6 +20,7 @@ from gbn.errors import (
 )
 from gbn.export.write_back import load_into
 from gbn.gaussian import Covariance, Gaussian
+from gbn.growth import widen
 from gbn.inference import gradient, query
 from gbn.inference.side_by_side import compare_engines
 from gbn.io import load, save
@@ -60,4 +61,5 @@ __all__ = [
     "query",
     "save",
     "side_by_side",
+    "widen",
 ]

@@ -96,19 +96,24 @@ def test_pages(made, width, dark, chromium):
     assert (brightness(colour) > brightness(paper)) is dark
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks(notebook, width, dark, chromium, tmp_path):
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def exported(request, tmp_path_factory):
     nbconvert = pytest.importorskip("nbconvert")
     # The exporter's own scripts for formulas and widgets come from elsewhere.
     settings = dict.fromkeys(("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"), "")
-    # Its templates are where it was installed, which need not be this environment.
-    templates = Path(nbconvert.__file__).parents[4] / "share" / "jupyter" / "nbconvert" / "templates"
-    exporter = nbconvert.HTMLExporter(**settings, extra_template_basedirs=[str(templates)])
-    body, _ = exporter.from_filename(str(notebook))
-    (tmp_path / "notebook.html").write_text(body, encoding="utf-8")
-    faultless(chromium, tmp_path / "notebook.html", width, dark)
+    with pytest.MonkeyPatch.context() as patch:
+        # Its templates are where it was installed, which need not be this environment.
+        patch.setenv("JUPYTER_PATH", str(Path(nbconvert.__file__).parents[4] / "share" / "jupyter"))
+        body, _ = nbconvert.HTMLExporter(**settings).from_filename(str(request.param))
+    path = tmp_path_factory.mktemp("notebooks") / "notebook.html"
+    path.write_text(body, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_notebooks(exported, width, dark, chromium):
+    faultless(chromium, exported, width, dark)
 
 
 def faultless(chromium, path, width, dark):
