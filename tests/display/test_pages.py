@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gbn
+from gbn import cli
 from gbn.display.html import page, posterior_html, report_html, section
 from gbn.display.html.style import STYLE
 from gbn.equivalence.report import Comparison, Report
@@ -76,6 +77,16 @@ PAGES = {
         section("x" * 300, report_html(report("y" * 300))),
     ),
 }
+
+
+def test_the_page_of_the_command(chromium, tmp_path, capsys):
+    layered_net().save(tmp_path / "net.gbn")
+    np.savez(tmp_path / "evidence.npz", label=[0, 2])
+    arguments = [tmp_path / "net.gbn", "--evidence", tmp_path / "evidence.npz", "-o", tmp_path / "report.html"]
+    assert cli.main(["report", *map(str, arguments)]) == 0, capsys.readouterr().err
+    for width in WIDTHS:
+        faultless(chromium, tmp_path / "report.html", width, dark=True)
+    assert chromium.evaluate("document.querySelectorAll('.gbn-drawing > svg').length") == 2
 
 
 @pytest.fixture(scope="module", params=PAGES)
@@ -161,10 +172,11 @@ def colours(chromium):
 
 
 def test_words_fit_into_their_boxes(chromium, tmp_path):
-    shown = gbn.side_by_side(
-        posterior(layered_net()), posterior(layered_net("層層層層層層" * 3)), layered_net("W" * 60)
-    )
-    shown.save_html(tmp_path / "page.html")
+    photo = gbn.GaussianBayesNet()
+    photo.add_input("photo", (6, 6), mean=0.5, cov=1.0)
+    seen = photo.query(None, {"photo": np.where(np.eye(6) > 0, np.eye(6), NAN)[None]}, engine="pc")
+    wide = posterior(layered_net("層層層層層層" * 3))
+    gbn.side_by_side(posterior(layered_net()), wide, seen, layered_net("W" * 60)).save_html(tmp_path / "page.html")
     chromium.open(tmp_path / "page.html", 1280, dark=False)
     excess = chromium.evaluate(
         "[...document.querySelectorAll('.gbn-drawing .gbn-box > text')].map(text => {"
@@ -173,6 +185,13 @@ def test_words_fit_into_their_boxes(chromium, tmp_path):
     )
     assert len(excess) > 60
     assert max(excess) <= 0
+    captions = chromium.evaluate(
+        "[...document.querySelectorAll('.gbn-drawing .gbn-box svg > text')].map(text => {"
+        "const own = text.getBBox(), width = text.parentNode.width.baseVal.value;"
+        "return Math.max(-own.x, own.x + own.width - width); })"
+    )
+    assert len(captions) == 2
+    assert max(captions) <= 0
 
 
 def test_a_fold_shows_and_hides(chromium, tmp_path):

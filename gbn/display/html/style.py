@@ -39,6 +39,7 @@ STYLE = f"""
 .gbn .gbn-fold{{margin:4px 0 8px}}
 .gbn .gbn-fold>summary{{cursor:pointer;font-weight:600}}
 .gbn .gbn-drawing{{overflow:auto;max-height:680px}}
+@media print{{.gbn .gbn-drawing{{max-height:none}}}}
 .gbn .gbn-drawing svg{{display:block;max-width:none;color:var(--fg)}}
 .gbn .gbn-drawing text{{fill:currentColor;font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}}
 .gbn .gbn-drawing text.gbn-small{{font-size:9.5px}}
