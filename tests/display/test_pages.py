@@ -267,3 +267,10 @@ def test_colours_can_be_told_from_their_ground(palette):
     for mark in ("edge", "after", "before", "bar"):
         for ground in {"paper", "box"} if mark in ("edge", "bar") else {"paper", "box", "seen"}:
             assert contrast(palette[mark], palette[ground]) >= 3, (mark, ground)
+
+
+@pytest.mark.parametrize("name", ["opening-light.png", "opening-dark.png"])
+def test_the_readmes_pictures_are_small(name):
+    data = (NOTEBOOKS[0].parent / "pictures" / name).read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(data) < 150_000
