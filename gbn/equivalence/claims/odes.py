@@ -210,4 +210,4 @@ def _draw(finding: Finding, ax: Axes) -> None:
     )
     for line in ax.lines:
         line.set_marker("o")
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
