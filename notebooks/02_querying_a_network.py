@@ -28,6 +28,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import gbn
+from gbn.display import plots
 
 plt.rcParams["figure.dpi"] = 80
 torch.manual_seed(0)
@@ -55,7 +56,7 @@ def pictures(rows, limits=(0, 1), cmap="gray"):
     for line, (title, row) in zip(axes, rows.items(), strict=True):
         for axis, picture in zip(line, row, strict=True):
             axis.imshow(picture.reshape(8, 8), cmap=cmap, vmin=limits[0], vmax=limits[1])
-            axis.set(xticks=[], yticks=[], facecolor="lightsteelblue")  # the colour of what is not seen
+            axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(title, rotation=0, ha="right", va="center")
     figure.tight_layout(pad=0.3)
 
@@ -133,14 +134,8 @@ for share in shares:
         filled = np.where(np.isnan(partial), filling, partial)
         scores[name].append(accuracy(net.forward({"input": filled})["4"], shown))
     if share == 0.5:
-        pictures(
-            {
-                "image": images[shown[:10]],
-                "seen": partial[:10],
-                "posterior mean": post.mean["input"][:10],
-                "posterior std": 2.5 * post.std["input"][:10],
-            }
-        )
+        axis = plots.posterior_images(post, "input", (8, 8), samples=10, limits=(0, 1))
+        axis.set(facecolor="lightsteelblue", title="half of the pixels missing (blue)")
 
 print(f"{'pixels missing':<28}" + "".join(f"{share:>8.0%}" for share in shares))
 for name, row in scores.items():
@@ -179,7 +174,7 @@ assert told > untold
 
 # %%
 dreams = net.query(["input"], {"4.label": np.arange(10)}, operating_point="equilibrium")
-pictures({"brighter, darker": dreams.mean["input"] - images[train].mean(0)}, limits=(-0.25, 0.25), cmap="RdBu_r")
+pictures({"labels 0 to 9": dreams.mean["input"] - images[train].mean(0)}, limits=(-0.25, 0.25), cmap="RdBu_r")
 spread = dreams.std["input"].mean() / np.sqrt(np.diag(np.cov(images[train].T)).mean())
 print(f"a label says little: the pixels stay {spread:.0%} as uncertain as they were without it")
 assert 0.5 < spread < 1
