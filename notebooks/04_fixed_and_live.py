@@ -131,7 +131,7 @@ assert odes.figures["growth with stiffness, BDF (adaptive, implicit)"] < 0.4
 # %% [markdown]
 # Choosing small steps more cleverly (adaptive RK45) does not help: its work grows with the stiffness as that of plain
 # rounds does. Inertia helps some. The work of implicit steps, which solve for where the flow will be, hardly grows; they
-# pay from a stiffness of a few hundred on. Methods that do not follow the flow at all, but go where it ends, are far ahead.
+# pay from a stiffness of a few hundred on. Methods that do not follow the flow at all, but go where it ends, are well ahead.
 #
 # The two meet in a limit: make the implicit step longer and longer, and a step of the differential equation becomes a
 # step of Newton's method, which on a linear net is exact inference, at once.

@@ -168,7 +168,8 @@ def _evaluations(net: GaussianBayesNet, given: Mapping[str, Array], max_rounds: 
             warnings.simplefilter("ignore", ConvergenceWarning)
             post = query(net, [], given, engine="pc", prediction="live", **options, **extra, **limits)
         arrived = post.history[-1]["free_energy"] - least <= _NEAR
-        row[label] = float(post.diagnostics["evaluations"]) if arrived else np.nan
+        # An evaluation is a forward and a reverse pass; the sweeps of Gauss-Newton count as much.
+        row[label] = post.diagnostics["passes"] / 2 if arrived else np.nan
     rounds = momentum_rounds(problem, bare, (rates[0], rates[-1]), max_rounds)
     return row | {"momentum": float(rounds) if rounds >= 0 else np.nan}
 
