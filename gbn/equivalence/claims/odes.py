@@ -211,4 +211,8 @@ def _draw(finding: Finding, ax: Axes) -> None:
     )
     for line in ax.lines:
         line.set_marker("o")
+    low, high = ax.get_xlim()
+    ticks = [digit * 10.0**power for power in range(7) for digit in (1, 3) if low <= digit * 10.0**power <= high]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
     ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
