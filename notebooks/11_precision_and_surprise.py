@@ -22,7 +22,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-import gbn
 from gbn.equivalence import claims
 from gbn.equivalence.claims import precision
 
