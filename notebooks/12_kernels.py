@@ -111,7 +111,7 @@ assert rows["EM"]["asymmetry"] > 0.01
 # kernel with a learning rate for each example. EM is further away.
 
 # %%
-found.plot()
+_ = found.plot()
 
 # %% [markdown]
 # ## The answer
