@@ -152,13 +152,11 @@ def test_digits_are_learned_as_well_as_in_batches(digits):
     train, test = digits
     net = classifier(64, 32, 10)
     batch = net.fit(train, method="local", epochs=20, optimizer="adam", learning_rate=3e-3)
-    stream = Stream(net, period=8, lag=3, optimizer="adam", learning_rate=3e-3)
+    stream = Stream(net, period=8, lag=3, optimizer="sgd", learning_rate=0.1)
     assert stream.delays({n: v[:2] for n, v in train.items()}).period == 8
-    result = stream.run(shuffled(train, 64), ticks=9600, every=100)
+    result = stream.run(shuffled(train, 64), ticks=12_000, every=100)
     assert accuracy(result.net, test) > accuracy(batch.net, test) - 0.02
     assert result.history.column("accuracy")[-1] > 0.95
-    too_fast = Stream(net, period=2, lag=3, optimizer="adam", learning_rate=3e-3)
-    assert accuracy(too_fast.run(shuffled(train, 64), ticks=1200).net, test) < 0.5
 
 
 def two_nets(seed=1):
