@@ -13,14 +13,29 @@ import numpy as np
 from gbn.errors import UnknownNameError
 from gbn.learning.checkpoint import fingerprint
 from gbn.learning.data import Data
+from gbn.learning.environment import shuffled
 from gbn.learning.numbers import Frozen
+from gbn.learning.online import Online
 from gbn.learning.result import FitResult, History
+from gbn.learning.stream import Stream
 from gbn.learning.training import Learner, Manners, train
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
-__all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
+__all__ = [
+    "METHODS",
+    "Data",
+    "FitResult",
+    "Frozen",
+    "History",
+    "Learner",
+    "Online",
+    "Stream",
+    "fit",
+    "learner",
+    "shuffled",
+]
 
 _WHEN_TO_STOP = ("max_iter", "epochs", "tol")
 METHODS = {

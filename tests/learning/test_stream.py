@@ -148,15 +148,25 @@ def accuracy(net, data, logits="a2", label="label"):
 
 @pytest.mark.slow
 def test_digits_are_learned_as_well_as_in_batches(digits):
-    """A period of eight ticks: four edges up to the label, four down; weights move at every one of them."""
+    """Four edges up to the label and four down; samples stand for twice as long, and weights move at every tick."""
     train, test = digits
     net = classifier(64, 32, 10)
     batch = net.fit(train, method="local", epochs=20, optimizer="adam", learning_rate=3e-3)
-    stream = Stream(net, period=8, lag=3, optimizer="sgd", learning_rate=0.1)
+    stream = Stream(net, period=16, lag=3, optimizer="adam", learning_rate=3e-3)
     assert stream.delays({n: v[:2] for n, v in train.items()}).period == 8
-    result = stream.run(shuffled(train, 64), ticks=12_000, every=100)
+    result = stream.run(shuffled(train, 64), ticks=9600, every=100)
     assert accuracy(result.net, test) > accuracy(batch.net, test) - 0.02
     assert result.history.column("accuracy")[-1] > 0.95
+
+
+@pytest.mark.slow
+def test_where_weights_wait_eight_ticks_are_enough(digits):
+    train, test = digits
+    net = classifier(64, 32, 10)
+    batch = net.fit(train, method="local", epochs=20, optimizer="adam", learning_rate=3e-3)
+    stream = Stream(net, period=8, settle=8, optimizer="adam", learning_rate=1e-2)
+    result = stream.run(shuffled(train, 64), ticks=4800, every=100)
+    assert accuracy(result.net, test) > accuracy(batch.net, test) - 0.02
 
 
 def two_nets(seed=1):
