@@ -13,30 +13,15 @@ import numpy as np
 from gbn.errors import LearningError, UnknownNameError
 from gbn.learning.checkpoint import fingerprint
 from gbn.learning.data import Data
-from gbn.learning.environment import shuffled
 from gbn.learning.numbers import Frozen
-from gbn.learning.online import Online
 from gbn.learning.result import FitResult, History
-from gbn.learning.stream import Stream
 from gbn.learning.training import Learner, Manners, train
 from gbn.options import check_arguments, check_options, options_of
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
-__all__ = [
-    "METHODS",
-    "Data",
-    "FitResult",
-    "Frozen",
-    "History",
-    "Learner",
-    "Online",
-    "Stream",
-    "fit",
-    "learner",
-    "shuffled",
-]
+__all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
 
 METHODS = {
     "em": "gbn.learning.em",

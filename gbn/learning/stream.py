@@ -27,7 +27,7 @@ from gbn.inference.fixed_prediction import Channel, LossyChannel
 from gbn.inference.lockstep import Delays, Lockstep, check_shown, delays
 from gbn.inference.loop import Finished, iterate
 from gbn.inference.predictive_coding import gradient
-from gbn.learning.environment import Environment, Late
+from gbn.learning.environment import Environment, Late, shuffled
 from gbn.learning.numbers import Frozen, with_values
 from gbn.learning.optimizers import Optimizer, Slots, read_optimizer
 from gbn.learning.result import FitResult, History
@@ -37,7 +37,7 @@ from gbn.surgery import join
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "shuffled"]
 
 Array = np.ndarray[Any, Any]
 Figures = dict[str, float]

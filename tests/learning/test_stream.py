@@ -12,8 +12,7 @@ from torch.nn import functional
 
 import gbn
 from gbn.errors import EvidenceError, GraphError, InferenceError, LearningError, ShapeError
-from gbn.learning.environment import shuffled
-from gbn.learning.stream import Stream
+from gbn.learning.stream import Stream, shuffled
 from gbn.surgery import join
 from tests.nets import tanh_chain
 
