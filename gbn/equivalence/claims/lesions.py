@@ -108,9 +108,10 @@ def experiment(
     answer = (
         f"With all edges between its halves cut, accuracy falls from {figures['before']:.1%} to {cut['at once']:.1%}, "
         f"and is {cut['learned anew, locally']:.1%} after {again} more epochs of local learning; backprop comes to "
-        f"{cut['learned anew, by backprop']:.1%}, for on what is left the two have the same gradient. Where messages are "
-        f"lost they differ: with {worst['lost']:.0%} lost, one backward pass is off by {worst['one backward pass']:.0%}, "
-        f"{rounds} local rounds by {worst['local rounds']:.1e}. Delays cost rounds, not the result."
+        f"{cut['learned anew, by backprop']:.1%}, for on what is left the two have the same gradient. Where messages "
+        f"are lost they differ: with {worst['lost']:.0%} lost, one backward pass is off by "
+        f"{worst['one backward pass']:.0%}, {rounds} local rounds by {worst['local rounds']:.1e}. "
+        "Delays cost rounds, not the result."
     )
     series = {"messages": messages, "late": lates}
     return Finding(CLAIMS["lesions"].statement, answer, holds, figures, table, series, _draw)
@@ -142,7 +143,7 @@ def lost_messages(
 def late(
     net: GaussianBayesNet, shown: Mapping[str, Any], delay: int, seed: int = 0, tol: float = 1e-10
 ) -> dict[str, float]:
-    """Rounds until messages that are up to ``delay`` rounds late, one in ten lost, agree to ``tol``; and their error."""
+    """Rounds until messages up to ``delay`` rounds late, one in ten of them lost, agree to ``tol``; and their error."""
     post = net.query(
         [], dict(shown), engine="pc", schedule="asynchronous", delay=delay, rng=seed, tol=tol, progress=False
     )

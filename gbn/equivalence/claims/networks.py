@@ -44,7 +44,7 @@ def tanh_mlp(
 
 
 def tanh_classifier(sizes: Sequence[int], rng: np.random.Generator, *, noise: float = 0.05) -> GaussianBayesNet:
-    """x -> a1 -> h1 -> ... -> logits -> label: :func:`tanh_mlp` with a categorical label in place of noise at the end."""
+    """x -> a1 -> h1 -> ... -> y -> label: :func:`tanh_mlp` with a categorical label in place of noise at the end."""
     net = tanh_mlp(sizes, rng, noise=noise)
     net.set_noise({"y": None})
     net.add_likelihood("label", "categorical", "y")
