@@ -44,18 +44,18 @@ x, y, held, answers = digits(1347, 450, rng)
 net = tanh_classifier((64, 32, 10), rng)
 sample = {"x": x[:1], "label": y[:1]}
 still = Stream(net, optimizer="sgd", learning_rate=0.0, align=1)
+forward, sweep = net.forward({"x": x[:1]}), net.query([], sample, engine="pc").messages
 chain = ["x", "a1", "h1", "y", "label"]
 awake, heard, alignment = [], [], []
 for _ in range(13):
     alignment.append(still.tick(sample if still.time == 0 else None).get("alignment", np.nan))
-    forward = net.forward({"x": x[:1]})
     awake.append([float(np.allclose(still.state.activity(n), forward[n])) for n in chain[:-1]])
-    heard.append([float(np.abs(still.state.message(n)).max() > 0) for n in reversed(chain)])
+    heard.append([float(np.allclose(still.state.message(n), sweep[n], rtol=1e-9)) for n in reversed(chain)])
 
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 2.6), layout="constrained")
 for ax, rows, names, title in (
     (axes[0], awake, chain[:-1], "activity is that of the forward pass"),
-    (axes[1], heard, chain[::-1], "a message has come"),
+    (axes[1], heard, chain[::-1], "message is that of one sweep"),
 ):
     ax.imshow(np.array(rows).T, aspect="auto", cmap="Blues", vmax=1.4)
     ax.set(yticks=range(len(names)), yticklabels=names, xlabel="tick", title=title)
@@ -64,6 +64,7 @@ when = still.delays(sample)
 print("ticks until the activity is right:", {n: when.activity[n] for n in chain[:-1]})
 print("ticks until the message is right: ", {n: when.message[n] for n in chain[::-1]})
 assert [row.index(1) for row in np.array(awake).T.tolist()] == [when.activity[n] for n in chain[:-1]]
+assert [row.index(1) for row in np.array(heard).T.tolist()] == [when.message[n] for n in chain[::-1]]
 
 # %% [markdown]
 # Four edges up to the label, four down to the first weights: eight ticks. From then on, what the weights hear is backprop's
@@ -98,9 +99,9 @@ assert found.holds is False
 # Dotted: what the net *says in time*, while the digit is still there. In one or two ticks an answer cannot have come, so
 # that is chance, whatever the weights know.
 #
-# Some things below eight ticks are curious. With labels at once and a new digit at every tick, the error of the label layer
-# meets, by a happy coincidence of delays, the hidden activity of the same digit; it is a Hebbian rule, label times
-# activity, and sorts a good part of the digits. It is no gradient of anything, and it comes nowhere near the others.
+# One thing below eight ticks is curious. With labels at once and a new digit at every tick, what comes of the label meets,
+# by a coincidence of delays, the hidden activity of the same digit: a Hebbian rule, label times activity, that does better
+# than chance. It is no gradient of anything (its prediction is another digit's), and it comes nowhere near the others.
 #
 # If weights only wait until the signal has come back (`settle`), eight ticks are exactly as good as batches, for then each
 # digit makes one exact gradient step:

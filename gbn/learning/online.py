@@ -24,6 +24,7 @@ from gbn.learning.data import Data
 from gbn.learning.numbers import Frozen
 from gbn.learning.result import FitResult, History
 from gbn.learning.stepwise import Stepwise
+from gbn.options import check_arguments, check_options, options_of
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
@@ -53,6 +54,7 @@ class Online:
 
     Raises:
         LearningError: options that cannot be used.  What the net does not allow is said at the first block.
+        UnknownNameError, ArgumentTypeError: options that there are not, or of other types.
     """
 
     def __init__(
@@ -67,10 +69,10 @@ class Online:
         damping: float | None = None,
         **options: Any,
     ) -> None:
+        given = {"half_life": half_life, "forgetting": forgetting, "freeze": freeze, "seed": seed}
+        check_arguments(Online.__init__, given | {"samples": samples, "damping": damping})
+        check_options(em.learner, options, "online EM", without=options_of(em.learner).keys() - _OPTIONS)
         self.forgetting = _factor(half_life, forgetting)
-        unknown = options.keys() - _OPTIONS
-        if unknown:
-            raise LearningError(f"{', '.join(sorted(unknown))}: online EM takes {', '.join(sorted(_OPTIONS))}")
         linear = net.is_linear()
         options["samples"] = samples if samples is not None or linear else 4
         options["damping"] = damping if damping is not None else 0.0 if linear else 0.2

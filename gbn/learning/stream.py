@@ -32,6 +32,7 @@ from gbn.learning.numbers import Frozen, with_values
 from gbn.learning.optimizers import Optimizer, Slots, read_optimizer
 from gbn.learning.result import FitResult, History
 from gbn.learning.scoring import observed_density
+from gbn.options import check_arguments
 from gbn.surgery import join
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Stream:
         LearningError: options that cannot be used, a net with random parameters, or nothing to learn.
         InferenceError: unusable drop or delay.
         UnknownNameError: an optimiser, or a name in freeze, that there is not.
+        ArgumentTypeError: options of other types.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Stream:
         seed: int | np.random.Generator | None = 0,
         align: int = 0,
     ) -> None:
+        check_arguments(Stream.__init__, {k: v for k, v in locals().items() if k not in ("self", "net")})
         numbers: dict[str, Any] = {"learning_rate": learning_rate, "momentum": momentum, "nesterov": nesterov}
         chosen = read_optimizer(optimizer, numbers | {"weight_decay": weight_decay})
         frozen = Frozen.read(net, freeze).values

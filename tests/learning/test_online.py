@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gbn
-from gbn.errors import LearningError
+from gbn.errors import ArgumentTypeError, LearningError
 from gbn.learning.online import Online
 
 
@@ -181,9 +181,18 @@ def test_a_block_that_cannot_be_used_changes_nothing():
         ({"half_life": 3, "forgetting": 0.9}, "give either half_life"),
         ({"half_life": 0}, "half_life: got 0, expected a number of rows above 0"),
         ({"forgetting": 1.1}, "forgetting: got 1.1, expected a number above 0 and at most 1"),
-        ({"forgetting": 0.9, "epochs": 3, "engine": "vmp"}, "engine, epochs: online EM takes"),
     ],
 )
 def test_options_that_cannot_be_used_are_named(options, message):
     with pytest.raises(LearningError, match=message):
         Online(regression(np.eye(2)), **options)
+
+
+def test_options_of_other_names_and_types_are_named():
+    net = regression(np.eye(2))
+    with pytest.raises(gbn.UnknownNameError, match="unknown option of online EM 'epochs'"):
+        Online(net, forgetting=0.9, epochs=3)
+    with pytest.raises(ArgumentTypeError, match="half_life"):
+        Online(net, half_life="long")
+    with pytest.raises(ArgumentTypeError, match="variance_floor"):
+        Online(net, forgetting=0.9, variance_floor="low")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import gbn
-from gbn.errors import EvidenceError, GraphError, InferenceError, LearningError, ShapeError
+from gbn.errors import ArgumentTypeError, EvidenceError, GraphError, InferenceError, LearningError, ShapeError
 from gbn.learning.stream import Stream, shuffled
 from gbn.surgery import join
 from tests.nets import tanh_chain
@@ -357,6 +357,7 @@ def test_float32_stays():
         ({"drop": 1.0}, InferenceError, "drop: got 1.0, expected a probability below 1"),
         ({"optimizer": "sdg"}, gbn.UnknownNameError, "unknown optimizer 'sdg'"),
         ({"lag": -1}, LearningError, "lag: got -1"),
+        ({"period": "long"}, ArgumentTypeError, "period"),
     ],
 )
 def test_options_that_cannot_be_used_are_named(options, error, message):
