@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gbn.errors import UnknownNameError
+from gbn.learning.blocks import Blocks, read
 from gbn.learning.checkpoint import fingerprint
 from gbn.learning.data import Data
 from gbn.learning.numbers import Frozen
@@ -20,7 +21,7 @@ from gbn.learning.training import Learner, Manners, train
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
-__all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
+__all__ = ["METHODS", "Blocks", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
 
 _WHEN_TO_STOP = ("max_iter", "epochs", "tol")
 METHODS = {
@@ -60,6 +61,8 @@ def fit(
     method: str = "em",
     *,
     weights: Any = None,
+    client: Any = None,
+    block_rows: int | None = None,
     freeze: str | Iterable[str] = (),
     validation: Any = None,
     patience: int | None = None,
@@ -74,10 +77,18 @@ def fit(
 
     Args:
         data: vertex -> array of shape (samples, *event), NaN where missing, or a pandas DataFrame: the forms of
-            evidence, see :func:`gbn.inference.query`.
+            evidence, see :func:`gbn.inference.query`.  Or blocks of rows, of which few need fit in memory at a time:
+            Dask arrays by vertex, a Dask dataframe, the path of a file or a pattern ("part-*.parquet"; a file is a
+            block, or each row group of a parquet file), or a list, or a function that gives an iterator, of blocks:
+            mappings, tables, paths, functions that give one of these; see :func:`gbn.blocks.in_blocks`.
         method: "em" (expectation maximisation, :mod:`gbn.learning.em`; with ``batch_size`` stepwise, and then for
             nonlinear nets, too) or "local" (gradients from local messages, :mod:`gbn.learning.local`).
-        weights: how often each row counts, shape (samples,); None: once each.
+        weights: how often each row counts, shape (samples,); None: once each.  Of blocks a list of arrays, or of any
+            data the name of the member or column that has them.
+        client: a ``dask.distributed.Client``, whose cluster then computes the E-step block by block and adds it up;
+            the result is that of this process to rounding.  A worker that is lost costs time only.  Blocks and net
+            go by Dask's own serialisation, pickle among it: a cluster's machines trust each other.
+        block_rows: take data in one piece, such as ``numpy.memmap`` arrays, in blocks of so many rows.
         freeze: parameters and noises to leave alone, or vertices, which stand for their whole CPD.
         validation: held-out data, in the same forms: the result is then the round that explains them best.
         patience: stop after so many rounds without a better one.
@@ -95,14 +106,18 @@ def fit(
     Raises:
         UnknownNameError: unknown method, option, vertex or column, with near matches.
         EvidenceError, ShapeError: unusable data, naming the vertex.
-        LearningError: the method cannot learn this net.
+        LearningError: the method cannot learn this net, or not from blocks; the cluster is lost (the checkpoint is
+            kept, and the fit goes on from it on another cluster, or without one).
+        MissingDependencyError: ``client`` without Dask.
         FileFormatError: the checkpoint is damaged, or of another fit.
     """
     make = learner(method)
     check_options(method, options)
     net = net.copy()
-    rows, frozen = Data.read(net, data, weights), Frozen.read(net, freeze)
-    held = None if validation is None else Data.read(net, validation)
+    frozen = Frozen.read(net, freeze)
+    few = getattr(import_module(METHODS[method]), "sums_suffice", lambda *_: False)(net, options)
+    rows = read(net, data, weights, client, block_rows, few)
+    held = None if validation is None else read(net, validation, None, client, block_rows, few)
     rng = np.random.default_rng(seed)
     manners = Manners(held, patience, callback, checkpoint, checkpoint_every, progress)
     mark = ""

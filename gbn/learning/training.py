@@ -18,6 +18,7 @@ from gbn.learning.numbers import numbers, with_numbers
 from gbn.learning.result import FitResult, History
 
 if TYPE_CHECKING:
+    from gbn.learning.blocks import Blocks
     from gbn.learning.data import Data
     from gbn.net import GaussianBayesNet
 
@@ -59,7 +60,7 @@ class Learner(Protocol):
     def failed(self) -> str | None:
         """A sentence when the rounds lead away, else None."""
 
-    def score(self, data: Data) -> float:
+    def score(self, data: Data | Blocks) -> float:
         """How well the net explains other rows: more is better, per unit of weight, in nats where it can be."""
 
     def state(self) -> dict[str, Any]:
@@ -83,7 +84,7 @@ class Manners:
     progress: show a bar on stderr (None: on a terminal only).
     """
 
-    validation: Data | None = None
+    validation: Data | Blocks | None = None
     patience: int | None = None
     callback: Callable[[int, Figures], Any] | None = None
     checkpoint: str | os.PathLike[str] | None = None
