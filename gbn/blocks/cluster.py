@@ -59,7 +59,7 @@ class OnCluster:
             blocks = list(self.source)
             with self._watched():
                 make, run = self.keep(self.make), delayed(_made, pure=False)
-                tasks = [run(make, block.content, block.weights, block.label) for block in blocks]
+                tasks = [run(make, block.content, block.weights, block.number, block.label) for block in blocks]
                 futures = self.client.compute(tasks)
                 self._blocks = [(block.label, future) for block, future in zip(blocks, futures, strict=True)]
             if not self._blocks:
@@ -145,5 +145,5 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _made(make: Make, content: Any, weights: Any, label: str) -> Any:
-    return made(make, Block(label, content, weights), label)
+def _made(make: Make, content: Any, weights: Any, number: int, label: str) -> Any:
+    return made(make, Block(number, content, weights), label)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from gbn import errors
@@ -14,7 +14,8 @@ from gbn.errors import EvidenceError, GbnError
 __all__ = ["Faults", "Here", "Make", "Runner", "applied", "made", "merged", "sound", "tree"]
 
 T = TypeVar("T")
-Make = Callable[[Any, Any], Any]
+# From a block's content, its weights and its number.
+Make = Callable[[Any, Any, int], Any]
 # Bytes of blocks that are kept from round to round instead of being read again, and parts that are merged at once.
 _KEPT = 128 << 20
 _WIDTH = 8
@@ -134,7 +135,7 @@ def loaded(block: Block) -> Block | Faults:
         content, weights = dask.compute(block.content, block.weights)
     except Exception as error:
         return _unreadable(block.label, error)
-    return Block(block.label, content, weights)
+    return replace(block, content=content, weights=weights)
 
 
 def _unreadable(label: str, error: Exception) -> Faults:
@@ -153,7 +154,7 @@ def made(make: Make, block: Block | Faults, label: str) -> Any:
     except Exception as error:
         return _unreadable(label, error)
     try:
-        return make(content, block.weights)
+        return make(content, block.weights, block.number)
     except GbnError as error:
         return Faults.of(label, error)
 

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gbn.arrays import detached
 from gbn.errors import EvidenceError, ShapeError
+from gbn.evidence import named_arrays
 from gbn.io.rows import read_rows, row_groups
 
-__all__ = ["Block", "Source", "in_blocks"]
+if TYPE_CHECKING:
+    from gbn.net import GaussianBayesNet
+
+__all__ = ["Block", "Source", "check_alike", "columns_of", "in_blocks", "read_block"]
 
 # Rows for each block where nobody says how many: enough blocks for some workers, and none too large or too small.
 _BLOCKS, _FEWEST, _MOST = 64, 1024, 1 << 17
@@ -29,15 +33,21 @@ _END = object()
 class Block:
     """Some of the rows.
 
-    label: what messages call it.
+    number: its place, from 0.
     content: a mapping of arrays, a table, the path of a file, a function without arguments that gives one of these, or
         something that Dask has still to compute.
     weights: of its rows, likewise; None: once each, or what a column of the content says.
+    what: more for messages, such as a file's name.
     """
 
-    label: str
+    number: int
     content: Any
     weights: Any = None
+    what: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"block {self.number}" + (f" ({self.what})" if self.what else "")
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ def in_blocks(data: Any, weights: Any = None, block_rows: int | None = None, cut
         return _listed(_files(data), given)
     if isinstance(data, Mapping):
         if any(map(_is_dask_array, data.values())):
-            return _listed(_chunks(data, given), None)
+            return _chunks(data, given)
         return _cut(data, given, block_rows) if cut or block_rows else None
     if _is_table(data):
         return _cut(data, given, block_rows) if cut or block_rows else None
@@ -126,11 +136,7 @@ def _numbered(items: Iterable[Any], weights: Any) -> Iterator[Block]:
 
 
 def _block(number: int, item: Any, weights: Any) -> Block:
-    if isinstance(item, Block):
-        return item
-    if isinstance(item, _Part):
-        return Block(f"block {number} ({item.name})", item.read, weights)
-    return Block(f"block {number}", item, weights)
+    return Block(number, item.read, weights, item.name) if isinstance(item, _Part) else Block(number, item, weights)
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ def _files(pattern: str | os.PathLike[str]) -> list[str]:
     return found
 
 
-def _chunks(data: Mapping[str, Any], weights: Any) -> list[Block]:
+def _chunks(data: Mapping[str, Any], weights: Any) -> Source:
     """Dask arrays cut as the first of them is; arrays with as many rows with them, all others for every block."""
     import dask.array as da
 
@@ -196,12 +202,14 @@ def _chunks(data: Mapping[str, Any], weights: Any) -> list[Block]:
 
     parts = {name: pieces(name, value) for name, value in data.items()}
     counted = [None] * count if weights is None else pieces("weights", weights)
-    return [Block(f"block {k}", {n: p[k] for n, p in parts.items()}, counted[k]) for k in range(count)]
+    blocks = [Block(k, {n: p[k] for n, p in parts.items()}, counted[k]) for k in range(count)]
+    return Source(lambda: blocks)
 
 
 def _cut(data: Any, weights: Any, block_rows: int | None) -> Source:
     """A mapping or a table by rows.  Arrays of other lengths than the longest ones are for every block."""
     if _is_table(data):
+        data = data if data.ndim == 2 else data.to_frame().T
         arrays, rows = {}, len(data)
     else:
         arrays = {name: np.asarray(detached(value)) for name, value in data.items()}
@@ -218,7 +226,38 @@ def _cut(data: Any, weights: Any, block_rows: int | None) -> Source:
                 content = data.iloc[part]
             else:
                 content = {n: a[part] if a.ndim and len(a) == rows else a for n, a in arrays.items()}
-            label = f"block {k} (rows {part.start} to {part.stop - 1})"
-            yield Block(label, content, None if counted is None else counted[part])
+            rows_here = f"rows {part.start} to {part.stop - 1}"
+            yield Block(k, content, None if counted is None else counted[part], rows_here)
 
     return Source(blocks)
+
+
+def columns_of(content: Any) -> tuple[str, ...]:
+    """Names of the members or columns of a block's content, sorted."""
+    return tuple(sorted(map(str, content.keys()))) if hasattr(content, "keys") else ()
+
+
+def read_block(net: GaussianBayesNet, content: Any) -> dict[str, Any]:
+    """A block's arrays by vertex, at least one row of them.
+
+    Raises:
+        As :func:`gbn.evidence.named_arrays`; EvidenceError: no rows.
+    """
+    arrays = named_arrays(net, content, "data")
+    if any(np.shape(array)[:1] == (0,) for array in arrays.values()):
+        raise EvidenceError("it has no rows; leave empty blocks out, or repartition the data")
+    return arrays
+
+
+def check_alike(labels: Sequence[str], columns: Sequence[tuple[str, ...]]) -> None:
+    """Raise EvidenceError where blocks have other columns than the first one."""
+    first, wrong = set(columns[0]), []
+    for label, own in zip(labels, columns, strict=True):
+        lacking, more = sorted(first - {*own}), sorted({*own} - first)
+        clauses = [f"lacks {', '.join(map(repr, lacking))}"] * bool(lacking)
+        clauses += [f"has {', '.join(map(repr, more))} besides"] * bool(more)
+        if clauses:
+            wrong.append(f"{label} {' and '.join(clauses)}")
+    if wrong:
+        shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more blocks" if len(wrong) > 5 else "")
+        raise EvidenceError(f"blocks must have the same columns: compared with {labels[0]}, {shown}")

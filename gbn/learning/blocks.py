@@ -7,7 +7,7 @@ over the data is all that they cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, reduce
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gbn import io
-from gbn.blocks import in_blocks, runner
-from gbn.blocks.running import Runner
-from gbn.errors import EvidenceError, UnknownNameError
-from gbn.evidence import Evidence, named_arrays
+from gbn.blocks import Runner, in_blocks, runner
+from gbn.blocks.running import Here, applied, sound
+from gbn.blocks.source import check_alike, columns_of, read_block
+from gbn.errors import EvidenceError, LearningError, UnknownNameError
+from gbn.evidence import Evidence
 from gbn.learning.condensation import condensed
 from gbn.learning.data import Data, joined
 from gbn.learning.facts import Digest, Facts, digests_of
@@ -90,14 +91,11 @@ class _Reading:
     weights: str | None
     sums_suffice: bool
 
-    def __call__(self, content: Any, weights: Any) -> _Piece:
+    def __call__(self, content: Any, weights: Any, _: int) -> _Piece:
         net = _net_of(self.net) if isinstance(self.net, bytes) else self.net
         if weights is None and self.weights is not None:
             content, weights = _apart(content, self.weights)
-        columns = tuple(sorted(map(str, content.keys()))) if hasattr(content, "keys") else ()
-        arrays = named_arrays(net, content, "data")
-        if not all(np.shape(array)[:1] != (0,) for array in arrays.values()):
-            raise EvidenceError("it has no rows; leave empty blocks out, or repartition the data")
+        columns, arrays = columns_of(content), read_block(net, content)
         data = Data.read(net, arrays, weights, part=True)
         kept = condensed(data) if self.sums_suffice else data
         return _Piece(kept, _Summary(columns, data.facts, digests_of(data, arrays), kept.samples, _bytes(kept)))
@@ -174,7 +172,7 @@ class Blocks:
     def _summary(self) -> _Summary:
         """Of all blocks; raises EvidenceError where they do not go together."""
         parts = self.run.each(_summary)
-        _check_alike(self.run.labels, parts)
+        check_alike(self.run.labels, [part.columns for part in parts])
         facts = Facts.merged(part.facts for part in parts)
         if not facts.total:
             raise EvidenceError("weights: expected one above 0 in at least one block")
@@ -205,6 +203,22 @@ class Blocks:
     def of(self, net: GaussianBayesNet) -> Blocks:
         """The same rows: what is asked of them says of which net."""
         return self
+
+    def batches(self, size: int | None, rng: np.random.Generator | None = None, shuffle: bool = True) -> Iterator[Data]:
+        """All rows once, block by block, ``size`` at a time; in random order within each block, or in their own.
+
+        Raises:
+            LearningError: all rows together are asked for, or the blocks are on a cluster.
+        """
+        if not isinstance(self.run, Here):
+            raise LearningError(
+                "client: this method takes one step after another, and no cluster makes that faster; leave client out, "
+                "and blocks are read one after the other, or use method='em' without batch_size"
+            )
+        if size is None:
+            raise LearningError("batch_size: got None, all rows together, and they are in blocks; give a number")
+        for label, piece in self.run.made():
+            yield from sound([applied(_itself, piece, (), label)])[0].data.batches(size, rng, shuffle)
 
     @cached_property
     def few(self) -> Data | None:
@@ -266,17 +280,3 @@ def _objective(piece: _Piece, how: tuple[Sequence[Family], str, Mapping[str, Any
 
 def _added(parts: Sequence[float]) -> float:
     return sum(parts)
-
-
-def _check_alike(labels: Sequence[str], parts: Sequence[_Summary]) -> None:
-    """Raise EvidenceError where blocks have other columns than the first one."""
-    first, wrong = set(parts[0].columns), []
-    for label, part in zip(labels, parts, strict=True):
-        lacking, more = sorted(first - {*part.columns}), sorted({*part.columns} - first)
-        clauses = [f"lacks {', '.join(map(repr, lacking))}"] * bool(lacking)
-        clauses += [f"has {', '.join(map(repr, more))} besides"] * bool(more)
-        if clauses:
-            wrong.append(f"{label} {' and '.join(clauses)}")
-    if wrong:
-        shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more blocks" if len(wrong) > 5 else "")
-        raise EvidenceError(f"blocks must have the same columns: compared with {labels[0]}, {shown}")

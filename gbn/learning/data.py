@@ -83,12 +83,15 @@ class Data:
         """The same rows for a net that differs from theirs in its numbers alone."""
         return replace(self, evidence=replace(self.evidence, net=net))
 
-    def batches(self, size: int | None, rng: np.random.Generator, shuffle: bool = True) -> Iterator[Data]:
-        """All rows once, in random order or their own, ``size`` at a time (None: all together, in their own order)."""
+    def batches(self, size: int | None, rng: np.random.Generator | None = None, shuffle: bool = True) -> Iterator[Data]:
+        """All rows once, ``size`` at a time, in random order or, without a generator or shuffling, in their own.
+
+        size: None: all together, in their own order.
+        """
         if size is None or size >= self.samples:
             yield self
             return
-        order = rng.permutation(self.samples) if shuffle else np.arange(self.samples)
+        order = rng.permutation(self.samples) if shuffle and rng is not None else np.arange(self.samples)
         for start in range(0, self.samples, size):
             yield self.rows(order[start : start + size])
 

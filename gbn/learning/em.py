@@ -18,6 +18,7 @@ import numpy as np
 from gbn.errors import LearningError, ShapeError, UnknownNameError
 from gbn.learning.data import Data
 from gbn.learning.expansion import Gauge, find_gauges
+from gbn.learning.facts import variances
 from gbn.learning.maximisation import Priors, maximise, parameter_groups
 from gbn.learning.numbers import Frozen, with_values
 from gbn.learning.regressions import Family, read_families
@@ -378,10 +379,6 @@ def _floors(net: GaussianBayesNet, facts: Facts, families: Sequence[Family], rel
     for noise in {f.noise for f in families}:
         scale = 0.0
         if noise in sums:
-            weight, first, second = sums[noise]
-            weight = np.maximum(weight, 1e-300)
-            # Less what is only rounding in a constant column.
-            variance = second / weight - (first / weight) ** 2
-            scale = float(np.where(variance > 1e-12 * second / weight, variance, 0.0).mean())
+            scale = float(variances(sums[noise]).mean())
         out[noise] = relative * (scale or float(net.noises[noise].diagonal().mean()))
     return out

@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from gbn.learning.data import Data
 
-__all__ = ["Digest", "Facts", "digests_of"]
+__all__ = ["Digest", "Facts", "digests_of", "variances"]
 
 Array = np.ndarray[Any, Any]
 
@@ -66,6 +66,17 @@ class Facts:
     def observed(self) -> float:
         """How many numbers were observed, by weight."""
         return float(sum(found[0].sum() for found in self.sums.values()))
+
+
+def variances(sums: Array) -> Array:
+    """Variances from Σ w, Σ w y and Σ w y², but 0 where they are only rounding in a constant column.
+
+    Shape: (3, size) -> (size,).
+    """
+    weight, first, second = sums
+    weight = np.maximum(weight, 1e-300)
+    found = second / weight - (first / weight) ** 2
+    return np.where(found > 1e-12 * second / weight, found, 0.0)
 
 
 def _sums(data: Data, name: str) -> Array:
