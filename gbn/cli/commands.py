@@ -14,6 +14,7 @@ from typing import Any
 
 from gbn import __version__, inference, io, learning
 from gbn.cli.sources import (
+    connected,
     fixed_sizes,
     load_net,
     module_of,
@@ -182,8 +183,14 @@ def _add_learn(commands: Any) -> argparse.ArgumentParser:
     add = _command(commands, "learn", _learn, "parameters and noises of a net from data")
     add.add_argument("net", help="a .gbn file")
     add.add_argument(
-        "--data", required=True, metavar="FILE", help=f"rows: {_ROWS_HELP}",
+        "--data", required=True, metavar="FILE",
+        help=f"rows: {_ROWS_HELP}; or a pattern such as 'part-*.parquet', whose files are read one after the other",
     )  # fmt: skip
+    add.add_argument(
+        "--blocks", action="store_true",
+        help="take a single file in blocks, too: of a parquet file its row groups, of which one is held at a time",
+    )  # fmt: skip
+    add.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that computes block by block")
     add.add_argument("-o", "--output", required=True, metavar="NET", help="the .gbn file to write")
     add.add_argument("--method", default="em", help=f"{' or '.join(learning.METHODS)} (default em)")
     add.add_argument(
@@ -318,10 +325,11 @@ def _learn(args: argparse.Namespace) -> _Result:
     options = _checked_options(args.method, learning.learner(args.method), args.option, ())
     check_target(args.history)
     net = load_net(args.net)
-    rows, weights = read_rows(args.data, args.weights)
+    rows, weights = read_rows(args.data, args.weights, args.blocks)
     held = None if args.validation is None else read_rows(args.validation, None)[0]
-    given = _given(args, "patience", "checkpoint", "seed")
-    result = net.fit(rows, args.method, weights=weights, validation=held, freeze=args.freeze, **given, **options)
+    given = _given(args, "patience", "checkpoint", "seed") | {"weights": weights, "freeze": args.freeze}
+    with connected(args.scheduler) as client:
+        result = net.fit(rows, args.method, validation=held, client=client, **given, **options)
     result.net.save(args.output)
     log(f"wrote {args.output}")
     if args.history:

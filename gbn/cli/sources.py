@@ -22,12 +22,13 @@ from gbn import io
 from gbn.cli.streams import InputError, named
 from gbn.cli.text import quoted
 from gbn.conversion import load_model, takes
-from gbn.errors import UnknownNameError
+from gbn.errors import MissingDependencyError, UnknownNameError
 from gbn.io import rows
 from gbn.io.rows import read_arrays
 from gbn.net import GaussianBayesNet
 
 __all__ = [
+    "connected",
     "fixed_sizes",
     "load_net",
     "module_of",
@@ -147,6 +148,20 @@ def fixed_sizes(path: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """A client of the Dask scheduler at an address; None where there is none."""
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise MissingDependencyError("distributed", "dask", "--scheduler") from None
+    with Client(address) as client:
+        yield client
+
+
 def read_example(args: argparse.Namespace, example: Any) -> Any:
     """The example batch: from a file, of given shapes, or the one that came with the model."""
     if args.example:
@@ -180,13 +195,16 @@ def read_values(path: str) -> Any:
     return rows.read_rows(path) if Path(path).suffix.lower() in rows.TABLES else read_arrays(path)
 
 
-def read_rows(path: str, weights: str | None) -> tuple[Any, Any]:
+def read_rows(path: str, weights: str | None, blocks: bool = False) -> tuple[Any, Any]:
     """Rows to learn from, by a file's suffix, and the member or column of that name apart, which weighs them.
 
     A pattern such as ``part-*.parquet`` stands for files that are read as blocks: it is given back as it is, and so is
     the name.
+
+    Args:
+        blocks: whether to leave a single file, too, to be read in blocks.
     """
-    if glob.has_magic(path) and not os.path.exists(path):
+    if blocks or (glob.has_magic(path) and not os.path.exists(path)):
         return path, weights
     found = rows.read_rows(path)
     if weights is None:
