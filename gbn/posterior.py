@@ -272,7 +272,7 @@ class Posterior:
                 "sample": np.repeat(np.arange(rows), size),
                 "vertex": name,
                 "index": np.tile(index, rows),
-                "observed": self._observed(name).reshape(-1),
+                "observed": self.observed(name).reshape(-1),
                 "mean": mean.reshape(-1),
             }
             if std:
@@ -298,7 +298,8 @@ class Posterior:
                     out |= zip([f"std({label})" for label in labels], spread, strict=True)
         return out
 
-    def _observed(self, name: str) -> Array:
+    def observed(self, name: str) -> Array:
+        """Where the evidence says the value of a vertex, or an intervention sets it.  Shape: that of its mean."""
         evidence, vertex = self.evidence, self.net[name]
         if name in evidence.masks:
             return evidence.masks[name]

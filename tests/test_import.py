@@ -8,19 +8,8 @@ import pytest
 
 FOUNDATION = "import numpy, scipy.linalg, scipy.sparse, networkx"
 NEVER = (
-    "pgmpy",
-    "torch",
-    "pandas",
-    "pyarrow",
-    "dask",
-    "distributed",
-    "matplotlib",
-    "sklearn",
-    "onnx",
-    "h5py",
-    "yaml",
-    "IPython",
-    "converters",
+    *("pgmpy", "torch", "pandas", "pyarrow", "dask", "distributed", "matplotlib", "sklearn", "onnx", "h5py", "yaml"),
+    *("IPython", "converters"),
 )
 TOO_SLOW = ("scipy.stats", "scipy.signal")  # half a second each
 

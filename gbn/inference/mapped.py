@@ -156,7 +156,7 @@ class MappedPosterior(Posterior):
     def kl(self, name: str) -> Array:
         return np.concatenate(self.run.each(_divergence, name))
 
-    def _observed(self, name: str) -> Array:
+    def observed(self, name: str) -> Array:
         return _stack(self.net, name, self.run.each(_seen, name))
 
 
@@ -247,4 +247,4 @@ def _divergence(answer: _Answer, name: str) -> Array:
 
 
 def _seen(answer: _Answer, name: str) -> Array:
-    return answer.post._observed(name)
+    return answer.post.observed(name)
