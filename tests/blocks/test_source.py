@@ -47,7 +47,7 @@ def test_iterables_and_functions_can_be_had_anew():
     for data in ([{"x": 1}, {"x": 2}], ({"x": 1}, {"x": 2}), lambda: ({"x": k} for k in (1, 2))):
         source = in_blocks(data)
         assert contents(source) == contents(source) == [{"x": 1}, {"x": 2}]
-    with pytest.raises(EvidenceError, match="got an iterator .generator., which can be read once only"):
+    with pytest.raises(EvidenceError, match=r"got an iterator \(generator\), which can be read once only"):
         in_blocks({"x": k} for k in (1, 2))
 
 

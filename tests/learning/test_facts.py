@@ -1,5 +1,7 @@
 """Sums over rows and digests: over blocks as over all rows at once."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,7 +98,7 @@ def test_digests_spread_over_all_bits():
         made.add_input("x", 2)
         found.append(Data.read(made, {"x": np.array([[0.0, float(k)]] * 3)}).digests["x"].value)
     assert len(set(found)) == 200
-    bits = [bin(a ^ b).count("1") for a, b in zip(found, found[1:], strict=False)]
+    bits = [bin(a ^ b).count("1") for a, b in pairwise(found)]
     assert 28 < np.mean(bits) < 36
 
 
