@@ -81,7 +81,7 @@ def one_run(path: str, rows: int, workers: int) -> dict[str, float]:
     if workers:
         import distributed
 
-        cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
         client = distributed.Client(cluster)
         client.wait_for_workers(workers)
     before = time.perf_counter()
