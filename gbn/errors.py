@@ -69,7 +69,7 @@ class IllConditionedError(InferenceError):
 
 
 class LearningError(GbnError, ValueError):
-    """A method cannot learn this net, or an option of it cannot be used; the message says what can."""
+    """A method cannot learn this net, an option cannot be used, or the cluster is lost; the message says what can."""
 
 
 class FileFormatError(GbnError, ValueError):

@@ -76,33 +76,33 @@ class OnCluster:
             return self.client.submit(_same, value, pure=False)
 
     def each(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        return sound([self._result(future, label) for label, future in self._applied(function, arguments)])
+        waiting = zip(self.blocks, self._applied(function, arguments), strict=True)
+        return sound([self._result(future, *block) for block, future in waiting])
 
     def reduce(self, function: Callable[..., T], merge: Callable[[Sequence[T]], T], *arguments: Any) -> T:
-        submit = self.client.submit
+        submit, parts = self.client.submit, self._applied(function, arguments)
         with self._watched():
-            parts = (future for _, future in self._applied(function, arguments))
             found = tree(parts, lambda group: submit(merged, merge, group, pure=False))
         return sound([self._result(found)])[0]
 
-    def _applied(self, function: Callable[..., Any], arguments: Sequence[Any]) -> list[tuple[str, Any]]:
+    def _applied(self, function: Callable[..., Any], arguments: Sequence[Any]) -> list[Any]:
+        """A future for every block, in order."""
         blocks = self.blocks
         with self._watched():
             # Sent once, however many blocks there are.
             shared = self.keep(list(arguments))
             submit = self.client.submit
-            return [(label, submit(applied, function, block, shared, label, pure=False)) for label, block in blocks]
+            return [submit(applied, function, block, shared, label, pure=False) for label, block in blocks]
 
-    def _result(self, future: Any, label: str = "") -> Any:
-        """What a task returned, once it has; its own errors as faults of the block."""
+    def _result(self, future: Any, label: str = "", block: Any = None) -> Any:
+        """What a task returned, once it has; where a task of Dask's own could not make its block, a fault."""
         with self._watched():
             self._wait(future)
             error = future.exception() if future.status == "error" else None
             if error is None or type(error).__name__ == "KilledWorker":
                 return future.result()
-        if isinstance(error, GbnError) or not label:
+        if block is None or block.status != "error":
             raise error
-        # Of a task of Dask's own, before ours, that computes the block.
         return Faults(((label, "EvidenceError", f"it cannot be had: {type(error).__name__}: {error}"),))
 
     def _wait(self, future: Any) -> None:

@@ -87,7 +87,8 @@ def fit(
             data the name of the member or column that has them.
         client: a ``dask.distributed.Client``, whose cluster then computes the E-step block by block and adds it up;
             the result is that of this process to rounding.  A worker that is lost costs time only.  Blocks and net
-            go by Dask's own serialisation, pickle among it: a cluster's machines trust each other.
+            go by Dask's own serialisation, pickle among it: a cluster's machines trust each other.  Ops of your own
+            must be registered on the workers, too.
         block_rows: take data in one piece, such as ``numpy.memmap`` arrays, in blocks of so many rows.
         freeze: parameters and noises to leave alone, or vertices, which stand for their whole CPD.
         validation: held-out data, in the same forms: the result is then the round that explains them best.
