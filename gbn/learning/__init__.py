@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gbn.errors import UnknownNameError
-from gbn.learning.blocks import Blocks, read
 from gbn.learning.checkpoint import fingerprint
 from gbn.learning.data import Data
 from gbn.learning.numbers import Frozen
 from gbn.learning.result import FitResult, History
+from gbn.learning.row_blocks import Blocks, read
 from gbn.learning.training import Learner, Manners, train
 
 if TYPE_CHECKING:

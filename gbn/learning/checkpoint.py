@@ -18,8 +18,8 @@ from gbn.io.archive import DAMAGED, Refusal, open_archive, write, write_whole
 from gbn.learning.numbers import numbers
 
 if TYPE_CHECKING:
-    from gbn.learning.blocks import Blocks
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["fingerprint", "load_state", "save_state"]

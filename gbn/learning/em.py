@@ -25,8 +25,8 @@ from gbn.learning.regressions import Family, read_families
 from gbn.learning.statistics import Statistics, statistics
 
 if TYPE_CHECKING:
-    from gbn.learning.blocks import Blocks
     from gbn.learning.facts import Facts
+    from gbn.learning.row_blocks import Blocks
     from gbn.learning.stepwise import Stepwise
     from gbn.net import GaussianBayesNet
 

@@ -34,9 +34,9 @@ from gbn.learning.scoring import free_energy, log_density
 from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
-    from gbn.learning.blocks import Blocks
     from gbn.learning.data import Data
     from gbn.learning.numbers import Frozen
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Local", "learner"]

@@ -23,8 +23,8 @@ from gbn.inference.live_prediction import States
 from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
-    from gbn.learning.blocks import Blocks
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Found", "Inference", "incremental", "inference_of"]

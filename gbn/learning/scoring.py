@@ -11,8 +11,8 @@ from gbn.inference.point_estimate import energies
 from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
-    from gbn.learning.blocks import Blocks
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["free_energy", "log_density", "observed_density"]

@@ -1,7 +1,7 @@
 """Expected statistics of all rows, wherever the rows are: sums, so that blocks of rows add up.
 
 A method of learning asks for them net by net, and does not see whether the rows are in one piece, in blocks that are
-read one after the other, or on a cluster (:mod:`gbn.learning.blocks`).
+read one after the other, or on a cluster (:mod:`gbn.learning.row_blocks`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from gbn.learning.data import Data
 from gbn.learning.expectations import Moments, estep, moments_of
 
 if TYPE_CHECKING:
-    from gbn.learning.blocks import Blocks
     from gbn.learning.regressions import Family
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["InOnePiece", "Statistics", "Sums", "statistics"]

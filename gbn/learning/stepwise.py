@@ -33,10 +33,10 @@ from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
     from gbn.evidence import Evidence
-    from gbn.learning.blocks import Blocks
     from gbn.learning.data import Data
     from gbn.learning.numbers import Frozen
     from gbn.learning.regressions import Family
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Stepwise", "check_reached"]

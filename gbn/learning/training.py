@@ -18,8 +18,8 @@ from gbn.learning.numbers import numbers, with_numbers
 from gbn.learning.result import FitResult, History
 
 if TYPE_CHECKING:
-    from gbn.learning.blocks import Blocks
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Learner", "Manners", "train"]

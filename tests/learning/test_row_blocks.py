@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import gbn
 from gbn.blocks import running
 from gbn.errors import EvidenceError, LearningError, ShapeError, UnknownNameError
-from gbn.learning import blocks as module
-from gbn.learning.blocks import Blocks, read
+from gbn.learning import row_blocks as module
 from gbn.learning.numbers import numbers
+from gbn.learning.row_blocks import Blocks, read
 from tests.nets import random_evidence, random_net
 
 ROWS, SENSORS = 120, 8
