@@ -15,13 +15,12 @@ from gbn.learning.checkpoint import fingerprint
 from gbn.learning.data import Data
 from gbn.learning.numbers import Frozen
 from gbn.learning.result import FitResult, History
-from gbn.learning.row_blocks import Blocks, read
 from gbn.learning.training import Learner, Manners, train
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
-__all__ = ["METHODS", "Blocks", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
+__all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
 
 _WHEN_TO_STOP = ("max_iter", "epochs", "tol")
 METHODS = {
@@ -112,6 +111,8 @@ def fit(
         MissingDependencyError: ``client`` without Dask.
         FileFormatError: the checkpoint is damaged, or of another fit.
     """
+    from gbn.learning.row_blocks import read
+
     make = learner(method)
     check_options(method, options)
     net = net.copy()
