@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbn.errors import UnknownNameError
+from gbn.errors import LearningError, UnknownNameError
 from gbn.learning.checkpoint import fingerprint
 from gbn.learning.data import Data
 from gbn.learning.numbers import Frozen
@@ -117,8 +117,13 @@ def fit(
     check_options(method, options)
     net = net.copy()
     frozen = Frozen.read(net, freeze)
-    few = getattr(import_module(METHODS[method]), "sums_suffice", lambda *_: False)(net, options)
+    module = import_module(METHODS[method])
+    few = getattr(module, "sums_suffice", lambda *_: False)(net, options)
     rows = read(net, data, weights, client, block_rows, few)
+    if not (isinstance(rows, Data) or getattr(module, "TAKES_BLOCKS", False)):
+        raise LearningError(
+            f"data: method {method!r} takes rows in one piece, and these are in blocks; see method 'em'"
+        )
     held = None if validation is None else read(net, validation, None, client, block_rows, few)
     rng = np.random.default_rng(seed)
     manners = Manners(held, patience, callback, checkpoint, checkpoint_every, progress)

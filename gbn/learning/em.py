@@ -34,6 +34,7 @@ __all__ = ["EM", "learner", "sums_suffice"]
 
 Array = np.ndarray[Any, Any]
 Figures = dict[str, float]
+TAKES_BLOCKS = True
 
 
 def sums_suffice(net: GaussianBayesNet, options: Mapping[str, Any]) -> bool:

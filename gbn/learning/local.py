@@ -43,6 +43,7 @@ __all__ = ["Local", "learner"]
 
 Array = np.ndarray[Any, Any]
 Figures = dict[str, float]
+TAKES_BLOCKS = True
 _MEASURED_AT_ONCE = 1024
 _MOST_LOG_VARIANCE = 100.0
 

@@ -300,6 +300,12 @@ class TestBadBlocks:
             fit(net, cut({"x": hidden, "y": x}, [10]), 1)
 
 
+def test_a_method_that_takes_no_blocks(monkeypatch):
+    monkeypatch.delattr("gbn.learning.local.TAKES_BLOCKS")
+    with pytest.raises(LearningError, match="method 'local' takes rows in one piece, and these are in blocks"):
+        factor_net().fit(cut({"y": readings()}, [3]), "local")
+
+
 class TestBatches:
     """Stepwise EM and gradients take one batch after another out of the blocks."""
 
