@@ -19,6 +19,7 @@ from gbn.errors import (
 )
 from gbn.export.write_back import load_into
 from gbn.gaussian import Covariance, Gaussian
+from gbn.growth import widen
 from gbn.inference import gradient, query
 from gbn.inference.side_by_side import compare_engines
 from gbn.io import load, save
@@ -58,4 +59,5 @@ __all__ = [
     "load_into",
     "query",
     "save",
+    "widen",
 ]
