@@ -119,12 +119,12 @@ def fit(
     frozen = Frozen.read(net, freeze)
     module = import_module(METHODS[method])
     few = getattr(module, "sums_suffice", lambda *_: False)(net, options)
-    rows = read(net, data, weights, client, block_rows, few)
+    rows = read(net, data, frozen, weights, client, block_rows, few)
     if not (isinstance(rows, Data) or getattr(module, "TAKES_BLOCKS", False)):
         raise LearningError(
             f"data: method {method!r} takes rows in one piece, and these are in blocks; see method 'em'"
         )
-    held = None if validation is None else read(net, validation, None, client, block_rows, few)
+    held = None if validation is None else read(net, validation, frozen, None, client, block_rows, few)
     rng = np.random.default_rng(seed)
     manners = Manners(held, patience, callback, checkpoint, checkpoint_every, progress)
     mark = ""

@@ -8,7 +8,7 @@ over the data is all that they cost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,8 @@ from gbn.evidence import Evidence
 from gbn.learning.condensation import condensed
 from gbn.learning.data import Data, joined
 from gbn.learning.facts import Digest, Facts, digests_of
-from gbn.learning.numbers import moved, numbers
+from gbn.learning.numbers import Frozen, moved, numbers
+from gbn.learning.regressions import read_families
 from gbn.learning.statistics import InOnePiece, Statistics, Sums
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _FEW, _MOST_BYTES = 8, 32 << 20
 def read(
     net: GaussianBayesNet,
     data: Any,
+    frozen: Frozen,
     weights: Any = None,
     client: Any = None,
     block_rows: int | None = None,
@@ -49,6 +51,7 @@ def read(
     """Rows in any form, in one piece or in blocks; see :func:`gbn.blocks.in_blocks` and :meth:`Data.read`.
 
     Args:
+        frozen: what is not learned, by which workers know the regressions of the net as the learner does.
         weights: of the rows, or the name of the member or column that says them.
         client: of the Dask cluster that is to compute; None: this process.
         block_rows: rows for each block, where rows in one piece are to be taken in blocks.
@@ -66,7 +69,7 @@ def read(
         return Data.read(net, data, weights)
     # The net travels as the bytes of its file.
     make = _Reading(net if client is None else io.to_bytes(net), name, sums_suffice)
-    return Blocks(net, runner(source, make, client))
+    return Blocks(net, frozen, runner(source, make, client))
 
 
 def _apart(content: Any, name: str) -> tuple[Any, Any]:
@@ -154,10 +157,11 @@ class _Piece:
         net, held, weights, self.summary = state
         self.data, self._steps = Data(Evidence(_net_of(net), *held), weights), {}
 
-    def statistics(self, families: Sequence[Family], engine: str, options: Mapping[str, Any]) -> InOnePiece:
+    def statistics(self, frozen: Frozen, engine: str, options: Mapping[str, Any]) -> InOnePiece:
         """The E-step of these rows."""
-        key = repr((engine, sorted(options.items())))
+        key, net = repr((engine, sorted(options.items()))), self.data.evidence.net
         if key not in self._steps:
+            families = net.remembered(("families", frozen), lambda: read_families(net, frozen))
             self._steps[key] = InOnePiece(self.data, families, engine, options)
         return self._steps[key]
 
@@ -165,8 +169,8 @@ class _Piece:
 class Blocks:
     """Rows to learn from in blocks, with what :class:`gbn.learning.data.Data` says of rows in one piece."""
 
-    def __init__(self, net: GaussianBayesNet, run: Runner) -> None:
-        self.net, self.run = net, run
+    def __init__(self, net: GaussianBayesNet, frozen: Frozen, run: Runner) -> None:
+        self.net, self.frozen, self.run = net, frozen, run
 
     @cached_property
     def _summary(self) -> _Summary:
@@ -232,17 +236,15 @@ class Blocks:
         """The E-step; see :func:`gbn.learning.statistics.statistics`."""
         if engine == "exact" and self.few is not None:
             return InOnePiece(self.few, families, engine, options)
-        return _Spread(self, families, engine, options)
+        return _Spread(self, engine, options)
 
 
 class _Spread:
     """The E-step, block by block; see :class:`gbn.learning.statistics.Statistics`."""
 
-    def __init__(self, blocks: Blocks, families: Sequence[Family], engine: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, blocks: Blocks, engine: str, options: Mapping[str, Any]) -> None:
         self.net, self.run = blocks.net, blocks.run
-        # The means of families are the M-step's.
-        outlines = [replace(family, mean=None, _known={}) for family in families]
-        self.how = self.run.keep((outlines, engine, dict(options)))
+        self.how = self.run.keep((blocks.frozen, engine, dict(options)))
 
     def __call__(self, net: GaussianBayesNet, shifts: Sequence[Array] | None = None) -> Sums:
         return self.run.reduce(_expected, Sums.merged, self.how, self._changed(net), shifts)
@@ -269,12 +271,12 @@ def _together(parts: Sequence[_Piece]) -> _Piece:
 
 
 def _expected(
-    piece: _Piece, how: tuple[Sequence[Family], str, Mapping[str, Any]], found: Numbers, shifts: Sequence[Array] | None
+    piece: _Piece, how: tuple[Frozen, str, Mapping[str, Any]], found: Numbers, shifts: Sequence[Array] | None
 ) -> Sums:
     return piece.statistics(*how)(moved(piece.data.evidence.net, found), shifts)
 
 
-def _objective(piece: _Piece, how: tuple[Sequence[Family], str, Mapping[str, Any]], found: Numbers) -> float:
+def _objective(piece: _Piece, how: tuple[Frozen, str, Mapping[str, Any]], found: Numbers) -> float:
     return piece.statistics(*how).objective(moved(piece.data.evidence.net, found))
 
 

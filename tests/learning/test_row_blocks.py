@@ -15,7 +15,7 @@ import gbn
 from gbn.blocks import running
 from gbn.errors import EvidenceError, LearningError, ShapeError, UnknownNameError
 from gbn.learning import row_blocks as module
-from gbn.learning.numbers import numbers
+from gbn.learning.numbers import Frozen, numbers
 from gbn.learning.row_blocks import Blocks, read
 from tests.nets import random_evidence, random_net
 
@@ -200,12 +200,13 @@ class TestPasses:
 
     def test_few_rows_are_brought_together_only_where_they_are_few(self, monkeypatch):
         net = factor_net()
-        few = read(net, cut({"y": readings(0.0, rows=800)}, [300]), sums_suffice=True)
+        frozen = Frozen.read(net, ())
+        few = read(net, cut({"y": readings(0.0, rows=800)}, [300]), frozen, sums_suffice=True)
         assert isinstance(few, Blocks)
         assert few.few.samples == SENSORS + 1
-        assert read(net, cut({"y": readings(0.4, rows=800)}, [300]), sums_suffice=True).few is None
+        assert read(net, cut({"y": readings(0.4, rows=800)}, [300]), frozen, sums_suffice=True).few is None
         monkeypatch.setattr(module, "_MOST_BYTES", 10)
-        assert read(net, cut({"y": readings(0.0, rows=800)}, [300]), sums_suffice=True).few is None
+        assert read(net, cut({"y": readings(0.0, rows=800)}, [300]), frozen, sums_suffice=True).few is None
 
 
 class TestCheckpoints:
