@@ -3,8 +3,10 @@
 Factor analysis of 20 columns by EM, ten iterations.  Complete rows cost one pass, after which sums say all; with a
 tenth of the cells missing, nearly every row misses others, and each iteration visits every row.  The rows lie in one
 .npy file, of which each block is a slice that is read when it is needed.  Every run is a process of its own; printed
-are seconds, ratios to the first line of the table, and the peak of resident memory (of the driver; workers of the
-LocalCluster hold their blocks).  Usage: python benchmarks/scale.py [--rows 5000000] [--scattered 200000]
+are seconds, ratios to the first line of the table, and CPU seconds and the peak of resident memory of the driver
+(workers of the LocalCluster hold their blocks).
+
+Usage: python benchmarks/scale.py [--rows 5000000] [--scattered 200000]
 """
 
 from __future__ import annotations
@@ -84,13 +86,18 @@ def one_run(path: str, rows: int, workers: int) -> dict[str, float]:
         cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
         client = distributed.Client(cluster)
         client.wait_for_workers(workers)
-    before = time.perf_counter()
+    before, busy = time.perf_counter(), time.process_time()
     result = factor_net().fit(blocks, client=client, **options)
-    seconds = time.perf_counter() - before
+    seconds, busy = time.perf_counter() - before, time.process_time() - busy
     if client is not None and cluster is not None:
         client.close()
         cluster.close()
-    return {"seconds": seconds, "gigabytes": peak(), "log_evidence": result.history[-1]["log_evidence"] / rows}
+    return {
+        "seconds": seconds,
+        "busy": busy,
+        "gigabytes": peak(),
+        "log_evidence": result.history[-1]["log_evidence"] / rows,
+    }
 
 
 def measured(path: Path, rows: int, workers: int) -> dict[str, float]:
@@ -101,13 +108,14 @@ def measured(path: Path, rows: int, workers: int) -> dict[str, float]:
 
 
 def table(title: str, runs: list[tuple[str, Path, int, int]]) -> None:
-    print(f"\n{title}\n{'':24} {'seconds':>8} {'ratio':>6} {'peak GB':>8} {'nats a row':>14}")
+    print(f"\n{title}\n{'':24} {'seconds':>8} {'ratio':>6} {'CPU s':>8} {'peak GB':>8} {'nats a row':>14}")
     first = 0.0
     for label, path, rows, workers in runs:
         found = measured(path, rows, workers)
         first = first or found["seconds"]
         ratio = found["seconds"] / first
-        figures = f"{found['seconds']:8.1f} {ratio:6.2f} {found['gigabytes']:8.2f} {found['log_evidence']:14.9f}"
+        figures = f"{found['seconds']:8.1f} {ratio:6.2f} {found['busy']:8.1f} {found['gigabytes']:8.2f}"
+        figures += f" {found['log_evidence']:14.9f}"
         print(f"{label:24} {figures}", flush=True)
 
 
