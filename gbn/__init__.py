@@ -1,6 +1,7 @@
 """gbn reads a neural network as a Gaussian Bayes net: convert, query, compare with backprop."""
 
 from gbn.conversion import convert
+from gbn.display.document import side_by_side
 from gbn.equivalence import Report, compare
 from gbn.errors import (
     ConvergenceWarning,
@@ -59,5 +60,6 @@ __all__ = [
     "load_into",
     "query",
     "save",
+    "side_by_side",
     "widen",
 ]

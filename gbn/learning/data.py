@@ -84,16 +84,19 @@ class Data:
         return replace(self, evidence=replace(self.evidence, net=net))
 
     def batches(self, size: int | None, rng: np.random.Generator | None = None, shuffle: bool = True) -> Iterator[Data]:
-        """All rows once, ``size`` at a time, in random order or, without a generator or shuffling, in their own.
+        """All rows that count once, ``size`` at a time, in random order, or without a generator or shuffling in theirs.
 
         size: None: all together, in their own order.
         """
-        if size is None or size >= self.samples:
-            yield self
+        whole = self if self.counts.all() else self.rows(np.flatnonzero(self.counts))
+        if not whole.samples:
             return
-        order = rng.permutation(self.samples) if shuffle and rng is not None else np.arange(self.samples)
-        for start in range(0, self.samples, size):
-            yield self.rows(order[start : start + size])
+        if size is None or size >= whole.samples:
+            yield whole
+            return
+        order = rng.permutation(whole.samples) if shuffle and rng is not None else np.arange(whole.samples)
+        for start in range(0, whole.samples, size):
+            yield whole.rows(order[start : start + size])
 
 
 def joined(parts: Sequence[Data]) -> Data:

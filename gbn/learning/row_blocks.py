@@ -246,8 +246,8 @@ class _Spread:
         self.net, self.run = blocks.net, blocks.run
         self.how = self.run.keep((blocks.frozen, engine, dict(options)))
 
-    def __call__(self, net: GaussianBayesNet, shifts: Sequence[Array] | None = None) -> Sums:
-        return self.run.reduce(_expected, Sums.merged, self.how, self._changed(net), shifts)
+    def __call__(self, net: GaussianBayesNet) -> Sums:
+        return self.run.reduce(_expected, Sums.merged, self.how, self._changed(net))
 
     def objective(self, net: GaussianBayesNet) -> float:
         return self.run.reduce(_objective, _added, self.how, self._changed(net))
@@ -270,10 +270,8 @@ def _together(parts: Sequence[_Piece]) -> _Piece:
     return _Piece(condensed(joined([part.data for part in parts])), parts[0].summary)
 
 
-def _expected(
-    piece: _Piece, how: tuple[Frozen, str, Mapping[str, Any]], found: Numbers, shifts: Sequence[Array] | None
-) -> Sums:
-    return piece.statistics(*how)(moved(piece.data.evidence.net, found), shifts)
+def _expected(piece: _Piece, how: tuple[Frozen, str, Mapping[str, Any]], found: Numbers) -> Sums:
+    return piece.statistics(*how)(moved(piece.data.evidence.net, found))
 
 
 def _objective(piece: _Piece, how: tuple[Frozen, str, Mapping[str, Any]], found: Numbers) -> float:

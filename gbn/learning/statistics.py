@@ -47,12 +47,8 @@ class Sums:
 class Statistics(Protocol):
     """The E-step for one set of rows."""
 
-    def __call__(self, net: GaussianBayesNet, shifts: Sequence[Array] | None = None) -> Sums:
-        """The sums in a net that differs from the first one in its numbers alone.
-
-        Args:
-            shifts: the points about which moments are taken, one a family (None: their means now).
-        """
+    def __call__(self, net: GaussianBayesNet) -> Sums:
+        """The sums in a net that differs from the first one in its numbers alone; moments are about their means."""
 
     def objective(self, net: GaussianBayesNet) -> float:
         """The log-evidence, or its bound, in nats."""
@@ -66,9 +62,9 @@ class InOnePiece:
         self.data, self.families = condensed(data) if sums_suffice else data, families
         self.estep = estep(self.data, families, engine, options)
 
-    def __call__(self, net: GaussianBayesNet, shifts: Sequence[Array] | None = None) -> Sums:
+    def __call__(self, net: GaussianBayesNet) -> Sums:
         expected = self.estep(net)
-        moments = moments_of(expected, self.families, self.data, shifts)
+        moments = moments_of(expected, self.families, self.data)
         return Sums(tuple(moments), expected.objective(self.data.counts))
 
     def objective(self, net: GaussianBayesNet) -> float:
