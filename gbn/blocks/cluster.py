@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from gbn.blocks.running import Faults, Make, applied, made, merged, sound, tree
 from gbn.blocks.source import Block, Source
-from gbn.errors import EvidenceError, GbnError, LearningError, MissingDependencyError
+from gbn.errors import EvidenceError, GbnError, LearningError, MissingDependencyError, UnavailableError
 
 __all__ = ["OnCluster"]
 
@@ -34,7 +34,8 @@ class OnCluster:
     """The workers of a Dask client; see :class:`gbn.blocks.running.Runner`.
 
     Raises:
-        LearningError: what was given is no client, or an asynchronous one; the cluster is lost.
+        LearningError: what was given is no client, or an asynchronous one.
+        UnavailableError: the cluster is lost, or a block cannot be had.
         MissingDependencyError: distributed is not installed.
     """
 
@@ -103,7 +104,7 @@ class OnCluster:
                 return future.result()
         if block is None or block.status != "error":
             raise error
-        return Faults(((label, "EvidenceError", f"it cannot be had: {type(error).__name__}: {error}"),))
+        return Faults(((label, "UnavailableError", f"it cannot be had: {type(error).__name__}: {error}"),))
 
     def _wait(self, future: Any) -> None:
         from distributed import wait
@@ -117,7 +118,7 @@ class OnCluster:
             # A cluster that has yet to get its first worker is waited for, as Dask does.
             alone = None if workers or not self._worked else alone or time.monotonic()
             if alone is not None and time.monotonic() - alone > _PATIENCE:
-                raise LearningError(f"the Dask cluster has no worker left; {_REMEDY}")
+                raise UnavailableError(f"the Dask cluster has no worker left; {_REMEDY}")
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -132,13 +133,13 @@ class OnCluster:
         except GbnError:
             raise
         except KilledWorker as error:
-            raise LearningError(f"a block costs workers their life ({error}); make blocks smaller") from error
+            raise UnavailableError(f"a block costs workers their life ({error}); make blocks smaller") from error
         except (OSError, TimeoutError, CancelledError, FutureCancelledError) as error:
-            raise LearningError(f"the Dask cluster is lost ({type(error).__name__}: {error}); {_REMEDY}") from error
+            raise UnavailableError(f"the Dask cluster is lost ({type(error).__name__}: {error}); {_REMEDY}") from error
         except Exception as error:
             if self.client.status in ("running", "connecting"):
                 raise
-            raise LearningError(f"the Dask client is {self.client.status} ({error}); {_REMEDY}") from error
+            raise UnavailableError(f"the Dask client is {self.client.status} ({error}); {_REMEDY}") from error
 
 
 def _same(value: Any) -> Any:

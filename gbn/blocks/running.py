@@ -63,7 +63,7 @@ class Runner(Protocol):
 
         Raises:
             GbnError: one of a block, with its label; all blocks at fault are named in one error.
-            LearningError: the cluster is lost.
+            UnavailableError: a block cannot be had, or the cluster is lost.
         """
 
     def reduce(self, function: Callable[..., T], merge: Callable[[Sequence[T]], T], *arguments: Any) -> T:
@@ -141,7 +141,7 @@ def loaded(block: Block) -> Block | Faults:
 def _unreadable(label: str, error: Exception) -> Faults:
     if isinstance(error, GbnError):
         return Faults.of(label, error)
-    return Faults(((label, "EvidenceError", f"it cannot be had: {type(error).__name__}: {error}"),))
+    return Faults(((label, "UnavailableError", f"it cannot be had: {type(error).__name__}: {error}"),))
 
 
 def made(make: Make, block: Block | Faults, label: str) -> Any:

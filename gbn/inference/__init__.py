@@ -75,7 +75,7 @@ def query(
         ArgumentTypeError: options of other types than the engine's.
         EvidenceError, ShapeError, CovarianceError: unusable evidence, naming the vertex.
         InferenceError: the engine cannot answer this query.
-        LearningError: the cluster is lost.
+        UnavailableError: a block cannot be had, or the cluster is lost.
         MissingDependencyError: ``client`` without Dask.
     """
     solve = solver(engine)

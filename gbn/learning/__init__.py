@@ -103,8 +103,9 @@ def fit(
         UnknownNameError: unknown method, option, vertex or column, with near matches.
         ArgumentTypeError: arguments or options of other types.
         EvidenceError, ShapeError: unusable data, naming the vertex.
-        LearningError: the method cannot learn this net, or not from blocks; the cluster is lost (the checkpoint is
-            kept, and the fit goes on from it on another cluster, or without one).
+        LearningError: the method cannot learn this net, or not from blocks.
+        UnavailableError: a block cannot be had, or the cluster is lost, in any round (a LearningError); the checkpoint
+            is kept, and the fit goes on from it on another cluster, or without one.
         MissingDependencyError: ``client`` without Dask.
         FileFormatError: the checkpoint is damaged, or of another fit.
         OSError: the checkpoint cannot be read or written; what was written before stays.

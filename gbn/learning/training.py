@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from gbn.errors import ConvergenceWarning, GbnError, LearningError
+from gbn.errors import ConvergenceWarning, GbnError, LearningError, UnavailableError
 from gbn.inference.loop import iterate
 from gbn.learning.checkpoint import load_state, save_state
 from gbn.learning.numbers import numbers, with_numbers
@@ -131,7 +131,8 @@ class _Run:
         try:
             self.record(self.learner.step())
         except GbnError as error:
-            if not self.round:
+            # What is out of reach now may be there later, and the checkpoint waits for it.
+            if not self.round or isinstance(error, UnavailableError):
                 raise
             raise _Broken(f"no further than {self.round} {self.learner.unit}: {error}") from error
         if self.round % self.manners.every == 0:
