@@ -25,6 +25,7 @@ __all__ = [
     "MissingDependencyError",
     "ShapeError",
     "SingularEvidenceError",
+    "UnavailableError",
     "UnknownNameError",
     "UnsupportedLayer",
     "near_matches",
@@ -75,6 +76,10 @@ class IllConditionedError(InferenceError):
 
 class LearningError(GbnError, ValueError):
     """A method cannot learn this net, or an option of it cannot be used; the message says what can."""
+
+
+class UnavailableError(LearningError, EvidenceError):
+    """Rows are out of reach: a block cannot be had, or the cluster that has them is lost; trying again may help."""
 
 
 class FileFormatError(GbnError, ValueError):

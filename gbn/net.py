@@ -64,6 +64,12 @@ class GaussianBayesNet(NetBuilder):
         other.__dict__.update(self.__dict__, **own)
         return other
 
+    def apart(self) -> GaussianBayesNet:
+        """A copy that remembers for itself, as another thread needs it."""
+        other = self.copy()
+        other._remembered = {}
+        return other
+
     def remembered(self, what: Hashable, find: Callable[[], Any]) -> Any:
         """``find()``, or what it gave when the net (or the net it is a copy of) had these same vertices.
 

@@ -13,6 +13,7 @@ from typing import Any
 from gbn import inference, io, learning
 from gbn.cli.arguments import parser
 from gbn.cli.sources import (
+    connected,
     fixed_sizes,
     load_net,
     module_of,
@@ -144,12 +145,13 @@ def _learn(args: argparse.Namespace) -> _Result:
     options = _checked_options(f"method {args.method!r}", learning.learner(args.method), args.option)
     check_target(args.history)
     net = load_net(args.net)
-    rows, weights = read_rows(args.data, args.weights)
+    rows, weights = read_rows(args.data, args.weights, args.blocks)
     held = None if args.validation is None else read_rows(args.validation, None)[0]
-    if held is not None and args.weights in held:
+    if held is not None and not isinstance(held, str) and args.weights in held:
         held.pop(args.weights)
-    given = _given(args, "patience", "checkpoint", "seed")
-    result = net.fit(rows, args.method, weights=weights, validation=held, freeze=args.freeze, **given, **options)
+    given = _given(args, "patience", "checkpoint", "seed") | {"weights": weights, "freeze": args.freeze}
+    with connected(args.scheduler) as client:
+        result = net.fit(rows, args.method, validation=held, client=client, **given, **options)
     result.net.save(args.output)
     log(f"wrote {args.output}")
     if args.history:

@@ -101,7 +101,7 @@ def open_archive(file: IO[bytes], max_bytes: int) -> tuple[Record, Arrays]:
     if magic != _MAGIC:
         raise Refusal(f"a file that begins with {magic!r}", f"a .gbn file, which begins with {_MAGIC!r}")
     archive = zipfile.ZipFile(file)
-    count = _check_members(archive, max_bytes, os.fstat(file.fileno()).st_size)
+    count = _check_members(archive, max_bytes, file.seek(0, os.SEEK_END))
     header = json.loads(_contents(archive, _HEADER).decode("utf-8", "surrogatepass"))
     return header, Arrays(archive, count)
 

@@ -56,6 +56,8 @@ def fit(
     method: str = "em",
     *,
     weights: Any = None,
+    client: Any = None,
+    block_rows: int | None = None,
     freeze: str | Iterable[str] = (),
     validation: Any = None,
     patience: int | None = None,
@@ -70,10 +72,19 @@ def fit(
 
     Args:
         data: vertex -> array of shape (samples, *event), NaN where missing, or a pandas DataFrame: the forms of
-            evidence, see :func:`gbn.inference.query`.
+            evidence, see :func:`gbn.inference.query`.  Or blocks of rows, of which few need fit in memory at a time:
+            Dask arrays by vertex, a Dask dataframe, the path of a file or a pattern ("part-*.parquet"; a file is a
+            block, or each row group of a parquet file), or a list, or a function that gives an iterator, of blocks:
+            mappings, tables, paths, functions that give one of these; see :func:`gbn.blocks.in_blocks`.
         method: "em" (expectation maximisation, :mod:`gbn.learning.em`; with ``batch_size`` stepwise, and then for
             nonlinear nets, too) or "local" (gradients from local messages, :mod:`gbn.learning.local`).
-        weights: how often each row counts, shape (samples,); None: once each.
+        weights: how often each row counts, shape (samples,); None: once each.  Of blocks a list of arrays, or of any
+            data the name of the member or column that has them.
+        client: a ``dask.distributed.Client``, whose cluster then computes the E-step block by block and adds it up;
+            the result is that of this process to rounding.  A worker that is lost costs time only.  Blocks and net
+            go by Dask's own serialisation, pickle among it: a cluster's machines trust each other.  Ops of your own
+            must be registered on the workers, too.
+        block_rows: take data in one piece, such as ``numpy.memmap`` arrays, in blocks of so many rows.
         freeze: parameters and noises to leave alone, or vertices, which stand for their whole CPD.
         validation: held-out data, in the same forms: the result is then the round that explains them best.
         patience: stop after so many rounds without a better one.
@@ -92,18 +103,30 @@ def fit(
         UnknownNameError: unknown method, option, vertex or column, with near matches.
         ArgumentTypeError: arguments or options of other types.
         EvidenceError, ShapeError: unusable data, naming the vertex.
-        LearningError: the method cannot learn this net.
+        LearningError: the method cannot learn this net, or not from blocks.
+        UnavailableError: a block cannot be had, or the cluster is lost, in any round (a LearningError); the checkpoint
+            is kept, and the fit goes on from it on another cluster, or without one.
+        MissingDependencyError: ``client`` without Dask.
         FileFormatError: the checkpoint is damaged, or of another fit.
         OSError: the checkpoint cannot be read or written; what was written before stays.
     """
+    from gbn.learning.row_blocks import read
+
     make = learner(method)
     manner = {"freeze": freeze, "patience": patience, "seed": seed, "callback": callback, "progress": progress}
     check_arguments(fit, manner | {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every})
     check_options(make, options, f"method {method!r}")
     net = net.copy()
-    rows, frozen = Data.read(net, data, weights), Frozen.read(net, freeze)
-    held = None if validation is None else Data.read(net, validation)
-    if held is not None and not held.evidence.values:
+    frozen = Frozen.read(net, freeze)
+    module = import_module(METHODS[method])
+    few = getattr(module, "sums_suffice", lambda *_: False)(net, options)
+    rows = read(net, data, frozen, weights, client, block_rows, few)
+    if not (isinstance(rows, Data) or getattr(module, "TAKES_BLOCKS", False)):
+        raise LearningError(
+            f"data: method {method!r} takes rows in one piece, and these are in blocks; see method 'em'"
+        )
+    held = None if validation is None else read(net, validation, frozen, None, client, block_rows, few)
+    if held is not None and not held.facts.sums:
         raise LearningError("validation: nothing is observed in it; give held-out values of what is to be explained")
     if isinstance(seed, Integral) and seed < 0:
         raise LearningError(f"seed: got {seed}, expected a whole number of at least 0, or None")

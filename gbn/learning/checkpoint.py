@@ -19,6 +19,7 @@ from gbn.learning.numbers import numbers
 
 if TYPE_CHECKING:
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["fingerprint", "load_state", "save_state"]
@@ -107,7 +108,7 @@ def _read(file: IO[bytes]) -> Tree:
     return state
 
 
-def fingerprint(net: GaussianBayesNet, data: Data, options: Mapping[str, Any]) -> str:
+def fingerprint(net: GaussianBayesNet, data: Data | Blocks, options: Mapping[str, Any]) -> str:
     """A digest of everything that decides how a fit goes: the net, its numbers, the rows and the options."""
     digest = hashlib.sha256()
 
@@ -123,11 +124,10 @@ def fingerprint(net: GaussianBayesNet, data: Data, options: Mapping[str, Any]) -
     for kind, arrays in numbers(net).items():
         for name, array in arrays.items():
             take(f"{kind}:{name}", array)
-    evidence = data.evidence
-    for kind, held in (("values", evidence.values), ("masks", evidence.masks), ("do", evidence.do)):
-        for name, array in held.items():
-            take(f"{kind}:{name}", array)
-    take("weights", data.counts)
+    # Rows of which nothing is known are as good as not given.
+    held = {name: found for name, found in data.digests.items() if not name or name in data.facts.given}
+    rows = [[name, held[name].kind, held[name].rows, held[name].value] for name in sorted(held)]
+    digest.update(json.dumps(rows).encode())
     return digest.hexdigest()
 
 

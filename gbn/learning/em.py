@@ -16,29 +16,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gbn.errors import CovarianceError, LearningError, ShapeError, UnknownNameError
-from gbn.learning.condensation import condensed
 from gbn.learning.data import Data
 from gbn.learning.expansion import Gauge, find_gauges
-from gbn.learning.expectations import Expectation, Expected, estep, moments_of
+from gbn.learning.facts import variances
 from gbn.learning.maximisation import Priors, maximise, parameter_groups
 from gbn.learning.numbers import Frozen, with_noise, with_values
 from gbn.learning.regressions import Family, read_families
+from gbn.learning.statistics import Statistics, statistics
 
 if TYPE_CHECKING:
+    from gbn.learning.facts import Facts
+    from gbn.learning.row_blocks import Blocks
     from gbn.learning.stepwise import Stepwise
     from gbn.net import GaussianBayesNet
 
-__all__ = ["EM", "learner"]
+__all__ = ["EM", "learner", "sums_suffice"]
 
 Array = np.ndarray[Any, Any]
 Figures = dict[str, float]
+TAKES_BLOCKS = True
 # How far variances may lie apart for an exact E-step to keep digits.
 _RESOLVED = 1e10
 
 
+def sums_suffice(net: GaussianBayesNet, options: Mapping[str, Any]) -> bool:
+    """Whether rows may be replaced by fewer ones with the same sums; see :mod:`gbn.learning.condensation`."""
+    return net.is_linear() and options.get("batch_size") is None and options.get("engine", "exact") == "exact"
+
+
 def learner(
     net: GaussianBayesNet,
-    data: Data,
+    data: Data | Blocks,
     frozen: Frozen,
     rng: np.random.Generator,
     *,
@@ -124,7 +132,7 @@ def learner(
         ridge=options.ridge(ridge),
         masks=options.masks(mask or {}),
         noise=options.noise_prior(noise_prior),
-        floor={} if not variance_floor else _floors(net, data, families, variance_floor),
+        floor={} if not variance_floor else _floors(net, data.facts, families, variance_floor),
         fixed=options.fixed(engine == "pc" if fixed_noise is None else fixed_noise),
     )
     net = _at_floor(net, priors)
@@ -156,7 +164,7 @@ class EM:
     def __init__(
         self,
         net: GaussianBayesNet,
-        data: Data,
+        data: Data | Blocks,
         families: list[Family],
         priors: Priors,
         rng: np.random.Generator,
@@ -174,15 +182,14 @@ class EM:
         self.rounds = max_iter * (restarts + 1)
         self.remedy = f"raise max_iter (now {max_iter}), or tol (now {tol})"
         self.groups = parameter_groups(families)
-        rows = condensed(data) if engine[0] == "exact" and net.is_linear() else data
-        self.few, self.estep = rows, estep(rows, families, *engine)
-        self.gauges: list[Gauge] = find_gauges(net, data, families, priors) if px else []
-        self.observed = _observed(data)
+        self.statistics = statistics(data, families, *engine)
+        self.gauges: list[Gauge] = find_gauges(net, data.facts.given, families, priors) if px else []
+        self.observed = max(data.facts.observed, 1.0)
         self.notes: set[str] = set()
         self.start = self.iteration = 0
         self.change = np.inf
         self._failure: str | None = None
-        self._others: dict[Data, Expectation] = {}
+        self._others: dict[Data | Blocks, Statistics] = {}
 
     def begin(self) -> Figures:
         return self._expect(self.net)
@@ -213,10 +220,9 @@ class EM:
 
     def _expect(self, net: GaussianBayesNet) -> Figures:
         """The E-step at a net, which becomes the learner's."""
-        expected: Expected = self.estep(net)
-        moments = moments_of(expected, self.families, self.few)
-        found = expected.objective(self.few.counts)
-        self.net, self.moments, self.log_evidence = net, moments, found
+        sums = self.statistics(net)
+        found = sums.objective
+        self.net, self.moments, self.log_evidence = net, sums.moments, found
         self.value = found + self.priors.log_density(net)
         name = "log_evidence" if self.engine[0] == "exact" else "minus_free_energy"
         return {name: found, "objective": self.value, "start": float(self.start), "change": np.inf}
@@ -268,12 +274,11 @@ class EM:
     def failed(self) -> str | None:
         return self._failure
 
-    def score(self, data: Data) -> float:
+    def score(self, data: Data | Blocks) -> float:
         """Log-evidence of other rows per unit of weight."""
         if data not in self._others:
-            self._others[data] = estep(data.of(self.net), self.families, *self.engine)
-        expected = self._others[data](self.net)
-        return expected.objective(data.counts) / data.total
+            self._others[data] = statistics(data.of(self.net), self.families, *self.engine)
+        return self._others[data].objective(self.net) / data.total
 
     def state(self) -> dict[str, Any]:
         return {
@@ -301,8 +306,9 @@ class EM:
         if self.wants_errors:
             from gbn.learning.standard_errors import standard_errors
 
+            expected = self.statistics if exact else statistics(self.data, self.families)
             out["standard_errors"] = standard_errors(
-                best, self.data, self.families, self.priors, [gauge.root for gauge in self.gauges]
+                best, expected, self.families, self.priors, [gauge.root for gauge in self.gauges]
             )
         return out
 
@@ -370,31 +376,18 @@ class _Options:
         return out
 
 
-def _observed(data: Data) -> float:
-    """How many numbers were observed, by weight; at least 1."""
-    total = 0.0
-    for name, value in data.evidence.values.items():
-        known = data.evidence.masks.get(name, ~np.isnan(value))
-        total += float(data.counts @ known.reshape(data.samples, -1).sum(axis=1))
-    return max(total, 1.0)
-
-
-def _floors(net: GaussianBayesNet, data: Data, families: Sequence[Family], relative: float) -> dict[str, float]:
+def _floors(net: GaussianBayesNet, facts: Facts, families: Sequence[Family], relative: float) -> dict[str, float]:
     """The least variance of each noise: ``relative`` times the mean variance of what was observed of its vertices."""
     sums: dict[str, Array] = {}
     for family in families:
         for vertex, _ in family.members:
-            if vertex in data.evidence.values:
-                sums[family.noise] = sums.get(family.noise, 0) + _sums(data, vertex)
+            if vertex in facts.sums:
+                sums[family.noise] = sums.get(family.noise, 0) + facts.sums[vertex]
     out = {}
     for noise in {f.noise for f in families}:
         scale = 0.0
         if noise in sums:
-            weight, first, second = sums[noise]
-            weight = np.maximum(weight, 1e-300)
-            # Less what is only rounding in a constant column.
-            variance = second / weight - (first / weight) ** 2
-            scale = float(np.where(variance > 1e-12 * second / weight, variance, 0.0).mean())
+            scale = float(variances(sums[noise]).mean())
         out[noise] = relative * (scale or float(net.noises[noise].diagonal().mean()))
     return out
 
@@ -414,12 +407,3 @@ def _at_floor(net: GaussianBayesNet, priors: Priors) -> GaussianBayesNet:
         if low:
             lifted[name] = value
     return with_noise(net, lifted) if lifted else net
-
-
-def _sums(data: Data, name: str) -> Array:
-    """Σ w, Σ w y and Σ w y² of a vertex's observed entries.  Shape: (3, size)."""
-    value = data.evidence.values[name].reshape(data.samples, -1).astype(np.float64)
-    mask = data.evidence.masks.get(name)
-    known = np.ones_like(value) if mask is None else mask.reshape(value.shape).astype(np.float64)
-    weight = known * data.counts[:, None]
-    return np.stack([weight.sum(axis=0), (weight * value).sum(axis=0), (weight * value * value).sum(axis=0)])

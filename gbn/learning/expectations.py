@@ -68,9 +68,28 @@ class Moments:
     @cached_property
     def about_zero(self) -> Moments:
         """The same moments with s = 0."""
+        return self.moved(np.zeros_like(self.shift))
+
+    def moved(self, shift: Array) -> Moments:
+        """The same moments about another point."""
         move = np.eye(len(self.shift))
-        move[:, -1] += self.shift
-        return Moments(self.weight, move @ self.second @ move.T, np.zeros_like(self.shift), self.size)
+        move[:, -1] += self.shift - shift
+        return Moments(self.weight, move @ self.second @ move.T, shift, self.size)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Moments]) -> Moments:
+        """The moments of all rows together, about the one point that the parts have, else about the mean of theirs.
+
+        Where each part is taken about its own mean, that is the mean of all, and no digits are lost on the way
+        (Chan, Golub & LeVeque, *Algorithms for computing the sample variance*, Am. Stat. 37, 1983).
+        """
+        first, weight = parts[0], sum(part.weight for part in parts)
+        shift = first.shift
+        if any(not np.array_equal(part.shift, shift) for part in parts):
+            shift = sum((part.weight * part.shift for part in parts), np.zeros_like(shift)) / (weight or 1.0)
+            parts = [part.moved(shift) for part in parts]
+        second = sum((part.second for part in parts), np.zeros_like(first.second))
+        return cls(weight, second, shift, first.size)
 
     @cached_property
     def transport(self) -> Array:
@@ -211,7 +230,7 @@ def _moments(
     total = float(weights.sum())
     columns = [means[names[0]] if len(names) == 1 else np.concatenate([means[n] for n in names]) for names in parts]
     if shift is None:
-        shift = np.concatenate([*(weights @ column / total for column in columns), [0.0]])
+        shift = np.concatenate([*(weights @ column / (total or 1.0) for column in columns), [0.0]])
     z = np.concatenate([*columns, np.ones((len(weights), 1))], axis=1) - shift
     second = z.T @ z if (weights == 1).all() else z.T @ (z * weights[:, None])
     ends = np.cumsum([0, *(column.shape[1] for column in columns)])

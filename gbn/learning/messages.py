@@ -24,6 +24,7 @@ from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Found", "Inference", "incremental", "inference_of"]
@@ -43,7 +44,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def inference_of(prediction: str, options: Mapping[str, Any], data: Data, rng: np.random.Generator) -> Inference:
+def inference_of(
+    prediction: str, options: Mapping[str, Any], data: Data | Blocks, rng: np.random.Generator
+) -> Inference:
     """Messages of fixed or live prediction, one step a batch.
 
     Raises:
@@ -67,7 +70,7 @@ def inference_of(prediction: str, options: Mapping[str, Any], data: Data, rng: n
         yield point, None
 
     # One row first, so that what cannot be is said before learning begins.
-    row = data.rows(np.zeros(1, int)).evidence
+    row = next(data.batches(1)).evidence
     with _quiet():
         predictive_coding.solve(row.net, row, (), prediction=prediction, **options, progress=False)
     if prediction == "live":

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gbn.learning.data import Data
     from gbn.learning.numbers import Frozen
     from gbn.learning.regressions import Family
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Stepwise", "check_reached"]
@@ -115,7 +116,7 @@ class Stepwise:
     def __init__(
         self,
         net: GaussianBayesNet,
-        data: Data,
+        data: Data | Blocks,
         families: Sequence[Family],
         priors: Priors,
         rng: np.random.Generator,
@@ -135,7 +136,7 @@ class Stepwise:
         self.linearisations, self.samples = linearisations, samples
         self.damping, self.noise_decay = damping, noise_decay
         self.groups, self.names = parameter_groups(families), list(names_of(families))
-        observed = {net.vertices[n].noise for n in data.evidence.values}
+        observed = {net.vertices[n].noise for n in data.facts.sums}
         self.annealed = [n for n in {f.noise: None for f in families} if n in priors.fixed and n not in observed]
         values = {n: v.value for n, v in net.vertices.items() if v.value is not None}
         for family in self.families:
@@ -194,7 +195,7 @@ class Stepwise:
     def failed(self) -> str | None:
         return self._failure
 
-    def score(self, data: Data) -> float:
+    def score(self, data: Data | Blocks) -> float:
         """Log-evidence of other rows in the net linearised at their forward pass, per unit of weight.
 
         Where more is observed than can be factored, what the forward pass alone says of it.

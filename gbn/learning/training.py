@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from gbn.errors import ConvergenceWarning, GbnError, LearningError
+from gbn.errors import ConvergenceWarning, GbnError, LearningError, UnavailableError
 from gbn.inference.loop import iterate
 from gbn.learning.checkpoint import load_state, save_state
 from gbn.learning.numbers import numbers, with_numbers
@@ -20,6 +20,7 @@ from gbn.learning.result import FitResult, History
 
 if TYPE_CHECKING:
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Learner", "Manners", "train"]
@@ -60,7 +61,7 @@ class Learner(Protocol):
     def failed(self) -> str | None:
         """A sentence when the rounds lead away, else None."""
 
-    def score(self, data: Data) -> float:
+    def score(self, data: Data | Blocks) -> float:
         """How well the net explains other rows: more is better, per unit of weight, in nats where it can be."""
 
     def state(self) -> dict[str, Any]:
@@ -84,7 +85,7 @@ class Manners:
     progress: show a bar on stderr (None: on a terminal only).
     """
 
-    validation: Data | None = None
+    validation: Data | Blocks | None = None
     patience: int | None = None
     callback: Callable[[int, Figures], Any] | None = None
     checkpoint: str | os.PathLike[str] | None = None
@@ -130,7 +131,8 @@ class _Run:
         try:
             self.record(self.learner.step())
         except GbnError as error:
-            if not self.round:
+            # What is out of reach now may be there later, and the checkpoint waits for it.
+            if not self.round or isinstance(error, UnavailableError):
                 raise
             raise _Broken(f"no further than {self.round} {self.learner.unit}: {error}") from error
         if self.round % self.manners.every == 0:
