@@ -20,9 +20,10 @@ from gbn.learning.condensation import condensed
 from gbn.learning.data import Data
 from gbn.learning.expansion import Gauge, find_gauges
 from gbn.learning.expectations import Expectation, Expected, estep, moments_of
-from gbn.learning.maximisation import Priors, maximise, parameter_groups
+from gbn.learning.maximisation import Priors, maximise
 from gbn.learning.numbers import Frozen, with_values
 from gbn.learning.regressions import Family, read_families
+from gbn.learning.sharing import parameter_groups
 
 if TYPE_CHECKING:
     from gbn.learning.stepwise import Stepwise

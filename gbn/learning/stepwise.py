@@ -25,10 +25,12 @@ from gbn.inference.live_prediction import Errors
 from gbn.inference.observation_space import ObservationPosterior
 from gbn.inference.solution import coordinates_observed
 from gbn.learning.expectations import Moments, moments_of
-from gbn.learning.maximisation import Priors, maximise, parameter_groups
+from gbn.learning.maximisation import Priors, maximise
 from gbn.learning.numbers import parameters_of, with_noise
 from gbn.learning.regressions import names_of
+from gbn.learning.rows import Index, fold, gather
 from gbn.learning.scoring import observed_density
+from gbn.learning.sharing import parameter_groups
 from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
@@ -85,14 +87,19 @@ class Expected:
     def mean(self, name: str) -> Array:
         return self.point.values[name]
 
-    def summed_covariance(self, pairs: Sequence[tuple[str, str]], counts: Array) -> Array | None:
+    def summed_covariance(
+        self, pairs: Sequence[tuple[str, str]], counts: Array, rows: tuple[Index, Index] = (None, None)
+    ) -> Array | None:
         pairs = [(a, b) for a, b in pairs if self._uncertain(a) and self._uncertain(b)]
         if self.draws is None or not pairs:
-            return self.solution.summed_covariance(pairs, counts)
+            found = self.solution.summed_covariance(pairs, counts)
+            return None if found is None else fold(found, *rows)
         total: Any = 0.0
         for a, b in pairs:
-            first, second = self.draws[a] * counts[:, None], self.draws[b]
-            total = total + first.reshape(-1, first.shape[-1]).T @ second.reshape(-1, second.shape[-1]) / len(first)
+            for first, second in zip(self.draws[a], self.draws[b], strict=True):
+                total = total + gather(first * counts[:, None], rows[0]).T @ gather(second, rows[1]) / len(
+                    self.draws[a]
+                )
         return np.asarray(total)
 
     def _uncertain(self, name: str) -> bool:
