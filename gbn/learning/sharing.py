@@ -48,7 +48,7 @@ class Group:
     """Parameters that meet in a family whose mean is linear in all of them jointly; stacked by name."""
 
     def __init__(self, names: set[str]) -> None:
-        self.names = sorted(names)
+        self.names = tuple(sorted(names))
         self._known: tuple[list[Coefficients], list[Component]] | None = None
 
     def components(self, coefficients: Sequence[Coefficients], columns: Sequence[Array], total: int) -> list[Component]:

@@ -7,7 +7,9 @@ The E-step of a batch is the posterior of the net linearised at the forward pass
 
 and the M-step takes S for the moments of all rows (Cappé & Moulines, J. R. Stat. Soc. B 71, 2009, section 2).  Every
 CPD whose mean is affine in what it reads is then a regression, B = C_xu C_uu⁻¹; with noise on affine results (latents
-"affine") so is every layer of a network.  The covariances are no ornament: they are what keeps weights from following
+"affine") so is every layer of a network.  A layer for each of whose unknowns a batch has r > 1 numbers (weights tied
+over positions or steps) need not remember as much, and what it remembers is of weights that are no longer: its share is
+r γ_t, at most 1.  The covariances are no ornament: they are what keeps weights from following
 the noise of a batch.
 """
 
@@ -30,7 +32,7 @@ from gbn.learning.numbers import parameters_of, with_noise
 from gbn.learning.regressions import names_of
 from gbn.learning.rows import Index, fold, gather
 from gbn.learning.scoring import observed_density
-from gbn.learning.sharing import parameter_groups
+from gbn.learning.sharing import Group, parameter_groups
 from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ class Stepwise:
     measure = "log_evidence"
     # What a training set says of a net is no judge of it: without held-out data the last round is the result.
     objective = "steps"
+    watched = ("log_evidence", 1)
     remedy = "raise the noise of the hidden vertices, or damping"
 
     def __init__(
@@ -151,6 +154,7 @@ class Stepwise:
                 family.as_function_of(family.learned, values)
         # One row's worth of agreement with the net as it is: what no row has told yet stays.
         self.running = [_agreeing(family, net, 1.0) for family in self.families]
+        self.told = _numbers_per_unknown(net, self.families, self.groups)
         self.epoch = self.steps = 0
         self.notes: set[str] = set()
         self._failure: str | None = None
@@ -178,10 +182,11 @@ class Stepwise:
         evidence = replace(batch.evidence, net=net)
         expected = Expected(evidence, self.names, self.linearisations, self.samples, self.rng)
         self.steps += 1
-        share = self.step_size or (self.steps + 1) ** -self.step_decay
+        step = (self.steps + 1) ** -self.step_decay
         zero = [np.zeros_like(m.shift) for m in self.running]
         for k, new in enumerate(moments_of(expected, self.families, batch, zero)):
             # In rows of a batch rather than shares, so that one row of the beginning counts as one.
+            share = self.step_size or min(1.0, step * max(1.0, batch.total * self.told[k]))
             old, kept = self.running[k], 1 - share
             self.running[k] = replace(old, weight=kept * old.weight + new.weight, second=kept * old.second + new.second)
         parts = [(f, self._damped(f, m, net)) for f, m in zip(self.families, self.running, strict=True)]
@@ -233,6 +238,18 @@ class Stepwise:
             "covariances": f"of the linearised net, {spread}",
             "not_determined": sorted(self.notes),
         }
+
+
+def _numbers_per_unknown(net: GaussianBayesNet, families: Sequence[Family], groups: Sequence[Group]) -> list[float]:
+    """For each family how many numbers a row has for every unknown of the weights that it shares with others."""
+    numbers = [float(f.size * len(f.members) * (1 if f.rows is None else f.rows.count)) for f in families]
+    out = [0.0] * len(families)
+    for group in groups:
+        concerned = [k for k, family in enumerate(families) if not set(group.names).isdisjoint(family.learned)]
+        share = sum(numbers[k] for k in concerned) / sum(net.vertices[name].size for name in group.names)
+        for k in concerned:
+            out[k] = max(out[k], share)
+    return out
 
 
 def _posterior(point: Linearization, names: Sequence[str]) -> ObservationPosterior:
