@@ -29,6 +29,7 @@ Tree = dict[str, Any]
 FORMAT, VERSION = "gbn.fit", 1
 _DTYPES = ("bool", "int64", "uint32", "uint64", "float32", "float64")
 _MOST_BYTES = 4 << 30
+_REMEDY = "the file is truncated, damaged or no checkpoint: remove it to begin the fit anew"
 
 
 def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -67,13 +68,14 @@ def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
     except FileNotFoundError:
         return None
     except Refusal as refusal:
-        raise FileFormatError(f"{os.fspath(path)}: not a whole checkpoint: {refusal}") from None
+        told = str(refusal).replace(DAMAGED, _REMEDY)
+        raise FileFormatError(f"{os.fspath(path)}: not a whole checkpoint: {told}") from None
     except OSError:
         raise
     # Damaged bytes surface as almost any exception of the zip, number and text parsers.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
-        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a checkpoint; {DAMAGED}") from error
+        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a checkpoint; {_REMEDY}") from error
     if state.get("fingerprint") != mark:
         raise FileFormatError(
             f"{os.fspath(path)}: a checkpoint of another fit (net, data or options differ); give the same ones to go "
