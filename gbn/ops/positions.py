@@ -35,7 +35,7 @@ class Positions:
 
 
 def positions(op: str, shapes: Sequence[Shape], attributes: Attributes) -> list[Positions]:
-    """The groups of positions of an op; groups are different functions.  None: the op is not known to have any.
+    """The groups of positions of an op; groups are different functions.  Empty: none are known.
 
     Args:
         shapes: of the inputs, the first one with its sample axis.
