@@ -6,8 +6,8 @@ seed's.  EM has its defaults and one pair of noises for all runs; the others are
 at each epoch the best rate is taken for that epoch, by test accuracy, which favours them.  Adam and SGD are torch's
 own; live predictive coding descends by our Adam: incrementally (ten rounds on latents and weights alike for a batch,
 hidden and output noise 0.1), the better and cheaper of its forms, or with ``live-lbfgs`` along messages after three
-rounds of L-BFGS (noises 0.03 and 0.1).  To the equilibrium (a gradient of 1e-3 of the start) takes some 20 times as long
-as three rounds, and gains nothing.
+rounds of L-BFGS (noises 0.03 and 0.1).  To the equilibrium (a gradient of 1e-3 of the start) takes some 20 times as
+long as three rounds, and gains nothing.
 
 With ``--grid`` the width of the hidden layers and the number of rows to learn from vary instead, classes in their
 shares, and EM stands beside Adam at its best rate for each cell, after the last of the epochs.
