@@ -84,8 +84,8 @@ class Moments:
 
     def about(self, coefficients: Array) -> Array:
         """Coefficients A of z as those of z - s."""
-        out = coefficients @ self.transport
-        out[:, -1] -= self.shift[: self.size]
+        out = np.array(coefficients, np.float64)
+        out[:, -1] += coefficients[:, :-1] @ self.shift[self.size : -1] - self.shift[: self.size]
         return out
 
     def back(self, coefficients: Array) -> Array:

@@ -265,9 +265,10 @@ def _log_evidence(solution: ObservationPosterior) -> Array:
 def _agreeing(family: Family, net: GaussianBayesNet, rows: float) -> Moments:
     """Moments about zero of rows whose regressors are independent, of unit size, and predict x without error."""
     values = {n: v.value for n, v in net.vertices.items() if v.value is not None}
-    joint = np.concatenate([family.coefficients(values), np.eye(family.columns)])
+    a = family.coefficients(values)
+    second = np.block([[a @ a.T, a], [a.T, np.eye(family.columns)]])
     # They count as no rows for the noise: that they fit tells nothing of it.
-    return Moments(0.0, rows * joint @ joint.T, np.zeros(len(joint)), family.size)
+    return Moments(0.0, rows * second, np.zeros(len(second)), family.size)
 
 
 def check_reached(net: GaussianBayesNet, families: Sequence[Family], frozen: Frozen) -> None:
