@@ -87,7 +87,9 @@ def fit(
         block_rows: take data in one piece, such as ``numpy.memmap`` arrays, in blocks of so many rows.
         freeze: parameters and noises to leave alone, or vertices, which stand for their whole CPD.
         validation: held-out data, in the same forms: the result is then the round that explains them best.
-        patience: stop after so many rounds without a better one.
+        patience: stop after so many rounds without a better one: by the held-out data, or without any by the figure of
+            the training data that the method watches ("em": ``objective``, in batches ``log_evidence``; "local":
+            ``free_energy``).
         seed: of all chance, or a Generator.
         callback: called with the round and its figures; returning True stops the fit.
         checkpoint: a file that keeps the state of the fit; where it exists, the fit goes on from there, and gives what

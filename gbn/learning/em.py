@@ -19,9 +19,10 @@ from gbn.errors import CovarianceError, LearningError, ShapeError, UnknownNameEr
 from gbn.learning.data import Data
 from gbn.learning.expansion import Gauge, find_gauges
 from gbn.learning.facts import variances
-from gbn.learning.maximisation import Priors, maximise, parameter_groups
+from gbn.learning.maximisation import Priors, maximise
 from gbn.learning.numbers import Frozen, with_noise, with_values
 from gbn.learning.regressions import Family, read_families
+from gbn.learning.sharing import parameter_groups
 from gbn.learning.statistics import Statistics, statistics
 
 if TYPE_CHECKING:
@@ -98,10 +99,12 @@ def learner(
         standard_errors: of all that was learned, from the observed information
             (:func:`gbn.learning.standard_errors.standard_errors`); costs two E-steps for each number learned.
         batch_size: rows for each step of stepwise EM, whose figure is the ``log_evidence`` a row of the net linearised
-            at the forward pass, as the epoch went; None: plain EM.  What follows is of stepwise EM, which has no
+            at the forward pass, as the epoch went, by which ``patience`` judges unless there is validation, though
+            the result is the last epoch's; None: plain EM.  What follows is of stepwise EM, which has no
             use for max_iter, tol, px, restarts and standard_errors, and no other engine than "exact".
         epochs: passes over the data.
-        step_size: the share of the statistics that a batch replaces; None: (t + 1)^-step_decay at step t.
+        step_size: the share of the statistics that a batch replaces; None: (t + 1)^-step_decay at step t, times the
+            numbers that the batch has for each unknown of a layer where they are more than one, and at most 1.
         step_decay: above 0 and at most 1.  Statistics converge for good above ½ (Cappé & Moulines); the default keeps
             forgetting those of earlier weights.
         linearisations: how often the net is linearised for a batch; once is at the forward pass.
@@ -160,6 +163,7 @@ class EM:
     unit = "iterations"
     measure = "change"
     objective = "objective"
+    watched = ("objective", 1)
 
     def __init__(
         self,

@@ -136,7 +136,7 @@ def _gauge(
     moves = True
     for family in children:
         tied = any(uses[p] > 1 or p in priors.masks or priors.ridge.get(p) for p in family.learned)
-        if len(family.members) > 1 or tied or not family.learned or len(family.blocks()) > 1:
+        if len(family.members) > 1 or family.rows is not None or tied or not family.learned or len(family.blocks()) > 1:
             return None
         layout = family.as_function_of(family.learned, dict(values)).whole_columns
         if layout is None or not set(_columns(family, root)) <= set(layout[0]):

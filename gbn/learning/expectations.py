@@ -23,6 +23,7 @@ from gbn.joint import is_shared
 from gbn.learning.data import Data
 from gbn.learning.leaves import Twin, scattered_leaves
 from gbn.learning.regressions import Family, names_of
+from gbn.learning.rows import Index, fold, gather
 from gbn.options import check_options
 
 if TYPE_CHECKING:
@@ -33,13 +34,15 @@ __all__ = ["Expectation", "Expected", "Moments", "estep", "moments_of"]
 
 Array = np.ndarray[Any, Any]
 Pairs = Sequence[tuple[str, str]]
+# Numbers in rows that are gathered from one vertex and its regressors at once.
+_GATHERED_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Σ w E[(z - s)(z - s)ᵀ] of a family, z = (x, u, 1), taken about a point s to keep digits.
 
-    weight: Σ w, over rows and members.
+    weight: Σ w, over samples, members and positions.
     second: shape (d, d), d the entries of x, of u, and 1.
     shift: s, with 0 for the constant.  Shape: (d,).
     size: entries of x.
@@ -100,8 +103,8 @@ class Moments:
 
     def about(self, coefficients: Array) -> Array:
         """Coefficients A of z as those of z - s."""
-        out = coefficients @ self.transport
-        out[:, -1] -= self.shift[: self.size]
+        out = np.array(coefficients, np.float64)
+        out[:, -1] += coefficients[:, :-1] @ self.shift[self.size : -1] - self.shift[: self.size]
         return out
 
     def back(self, coefficients: Array) -> Array:
@@ -127,8 +130,15 @@ class Expected(Protocol):
     def mean(self, name: str) -> Array:
         """Shape: (samples, *event)."""
 
-    def summed_covariance(self, pairs: Pairs, counts: Array) -> Array | None:
-        """Σ_n counts_n Σ_pairs Cov_n; None where all of it is zero.  Shape: (size of a, size of b)."""
+    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index]) -> Array | None:
+        """Σ_n counts_n Σ_pairs Cov_n; None where all of it is zero.
+
+        Args:
+            rows: which entries of either vertex are one row; what comes back is the sum over rows.
+
+        Returns:
+            shape (entries of a row of a, of b).
+        """
 
     def objective(self, counts: Array) -> float:
         """What the E-step says of the net, in nats: more is better."""
@@ -143,8 +153,11 @@ class Expectation(Protocol):
 
 class _Exact:
     def __init__(self, solution: Any) -> None:
-        self.mean, self.summed_covariance = solution.mean, solution.summed_covariance
-        self._solution = solution
+        self.mean, self._solution = solution.mean, solution
+
+    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index]) -> Array | None:
+        found = self._solution.summed_covariance(pairs, counts)
+        return None if found is None else fold(found, *rows)
 
     def objective(self, counts: Array) -> float:
         return float(counts @ self._solution.log_evidence().astype(np.float64))
@@ -159,7 +172,7 @@ class _Approximate:
     def mean(self, name: str) -> Array:
         return self.post.mean[name]
 
-    def summed_covariance(self, pairs: Pairs, counts: Array) -> Array | None:
+    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index]) -> Array | None:
         if self.certain:
             return None
         total: Array | None = None
@@ -167,7 +180,7 @@ class _Approximate:
             cov = self.post.cov(a, b)
             part = cov[0] * counts.sum() if is_shared(cov) else np.tensordot(counts, cov, 1)
             total = part if total is None else total + part
-        return total
+        return None if total is None else fold(total, *rows)
 
     def objective(self, counts: Array) -> float:
         return -float(counts @ self.post.free_energy.astype(np.float64))
@@ -226,18 +239,27 @@ def _moments(
     expected: Expected, family: Family, means: Mapping[str, Array], counts: Array, shift: Array | None
 ) -> Moments:
     parts = list(zip(*((vertex, *regressors) for vertex, regressors in family.members), strict=True))
+    index: list[Index] = [None] * len(parts) if family.rows is None else [family.rows.place, *family.rows.reads]
+    positions = 1 if family.rows is None else family.rows.count
     weights = counts if len(family.members) == 1 else np.tile(counts, len(family.members))
-    total = float(weights.sum())
-    columns = [means[names[0]] if len(names) == 1 else np.concatenate([means[n] for n in names]) for names in parts]
+    total = float(weights.sum()) * positions
+    whole = [means[names[0]] if len(names) == 1 else np.concatenate([means[n] for n in names]) for names in parts]
     if shift is None:
-        shift = np.concatenate([*(weights @ column / (total or 1.0) for column in columns), [0.0]])
-    z = np.concatenate([*columns, np.ones((len(weights), 1))], axis=1) - shift
-    second = z.T @ z if (weights == 1).all() else z.T @ (z * weights[:, None])
-    ends = np.cumsum([0, *(column.shape[1] for column in columns)])
+        centres = [gather((weights @ one)[None], at).sum(axis=0) for one, at in zip(whole, index, strict=True)]
+        shift = np.concatenate([*(centre / (total or 1.0) for centre in centres), [0.0]])
+    second = np.zeros((len(shift), len(shift)))
+    width = max(1, _GATHERED_AT_ONCE // (positions * len(shift)))
+    for start in range(0, len(weights), width):
+        part = slice(start, start + width)
+        columns = [gather(one[part], at) for one, at in zip(whole, index, strict=True)]
+        z = np.concatenate([*columns, np.ones((len(columns[0]), 1))], axis=1) - shift
+        repeated = np.repeat(weights[part], positions) if positions > 1 else weights[part]
+        second += z.T @ z if (repeated == 1).all() else z.T @ (z * repeated[:, None])
+    ends = np.cumsum([0, family.size, *family.sizes])
     # Those of each with itself first: they tell whether rounding has left digits, before others are taken.
     pairs = [(i, i) for i in range(len(parts))] + list(combinations(range(len(parts)), 2))
     for i, j in pairs:
-        cov = expected.summed_covariance(list(zip(parts[i], parts[j], strict=True)), counts)
+        cov = expected.summed_covariance(list(zip(parts[i], parts[j], strict=True)), counts, (index[i], index[j]))
         if cov is not None:
             rows, across = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
             second[rows, across] += (cov + cov.T) / 2 if i == j else cov

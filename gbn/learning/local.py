@@ -75,7 +75,8 @@ def learner(
 ) -> Local:
     """Gradient learning at work on a net.
 
-    The result is the net of the last epoch, or with ``validation`` that of the best one; ``patience`` needs validation.
+    The result is the net of the last epoch, or with ``validation`` that of the best one.
+    Without it ``patience`` judges by the ``free_energy`` of an epoch, as it went.
 
     Args:
         epochs: passes over the data.
@@ -124,6 +125,7 @@ class Local:
     measure = "free_energy"
     # Every epoch counts as better than the one before: what a training set says of itself is no judge.
     objective = "steps"
+    watched = ("free_energy", -1)
     remedy = "lower learning_rate"
 
     def __init__(

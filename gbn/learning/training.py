@@ -38,6 +38,8 @@ class Learner(Protocol):
     rounds: how many rounds to make at most.
     unit: what a round is, for messages: "iterations", "epochs".
     objective: the figure of which more is better; the best round is judged by it, or by held-out data.
+    watched: the figure by which patience judges where no data are held out, and 1 where more of it is better, -1 where
+        less is.
     measure: the figure that the progress bar shows.
     remedy: what to do when the rounds ran out.
     """
@@ -46,6 +48,7 @@ class Learner(Protocol):
     rounds: int
     unit: str
     objective: str
+    watched: tuple[str, int]
     measure: str
     remedy: str
 
@@ -79,7 +82,8 @@ class Manners:
     """How a fit behaves, whatever its method.
 
     validation: held-out rows; the best round is then the one that explains them best.
-    patience: rounds without a better one after which to stop; None: no such limit.
+    patience: rounds without a better one after which to stop, by held-out rows or else by the figure that the learner
+        watches; None: no such limit.
     callback: called with the round and its figures; returning True stops the fit.
     checkpoint: a file kept up to date after every ``every`` rounds; where it exists, the fit goes on from there.
     progress: show a bar on stderr (None: on a terminal only).
@@ -173,9 +177,11 @@ class _Run:
     def ended(self) -> str | None:
         """A sentence when there is nothing left to do."""
         sentence, patience = self.learner.arrived(), self.manners.patience
-        if sentence is None and patience is not None and self.round - self.best_round >= patience:
-            figure = self.learner.objective if self.manners.validation is None else "validation"
-            sentence = f"{figure} has not risen for {patience} {self.learner.unit}"
+        if sentence is None and patience is not None:
+            figure, sign = self.learner.watched if self.manners.validation is None else ("validation", 1)
+            values = sign * self.history.column(figure)
+            if self.round - int(np.where(np.isnan(values), -np.inf, values).argmax()) >= patience:
+                sentence = f"{figure} has not {'risen' if sign > 0 else 'fallen'} for {patience} {self.learner.unit}"
         return sentence
 
 

@@ -495,3 +495,31 @@ class TestBadInput:
         result = factor_net().fit({"y": np.full((3, 5), np.nan)})
         assert result.converged
         assert result.history[-1]["log_evidence"] == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "figure", "sign", "word"),
+    [("em", "log_evidence", 1, "risen"), ("local", "free_energy", -1, "fallen")],
+)
+def test_patience_without_validation_watches_the_training_data(tmp_path, method, figure, sign, word):
+    """The fit stops where the figure of the epochs does not improve; the result is the last epoch all the same."""
+    rng = np.random.default_rng(4)
+    net = gbn.GaussianBayesNet()
+    net.add_input("x", 3)
+    net.add_linear("a", {"x": rng.normal(size=(2, 3))}, bias=np.zeros(2), cov=0.5)
+    net.add_linear("y", {"a": rng.normal(size=(4, 2))}, bias=np.zeros(4), cov=0.3)
+    x = rng.normal(size=(40, 3))
+    data = {"x": x, "y": x @ rng.normal(size=(3, 4)) + rng.normal(size=(40, 4))}
+    options = {"batch_size": 8, "epochs": 400} | ({"learning_rate": 0.05} if method == "local" else {})
+    whole = net.fit(data, method, patience=4, **options)
+    trace = sign * whole.history.column(figure)
+    assert 5 < len(trace) < 401
+    assert len(trace) == int(trace.argmax()) + 5
+    assert whole.reason == f"{figure} has not {word} for 4 epochs"
+    assert whole.converged
+    assert whole.best_round == len(trace) - 1
+    path = tmp_path / "fit.npz"
+    net.fit(data, method, patience=4, checkpoint=path, **(options | {"epochs": len(trace) - 3}))
+    resumed = net.fit(data, method, patience=4, checkpoint=path, **options)
+    assert resumed.history == whole.history
+    assert same_numbers(resumed.net, whole.net)
