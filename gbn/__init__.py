@@ -16,6 +16,7 @@ from gbn.errors import (
     MissingDependencyError,
     ShapeError,
     SingularEvidenceError,
+    UnavailableError,
     UnknownNameError,
 )
 from gbn.export.write_back import load_into
@@ -49,6 +50,7 @@ __all__ = [
     "Report",
     "ShapeError",
     "SingularEvidenceError",
+    "UnavailableError",
     "UnknownNameError",
     "Vertex",
     "compare",

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "NO_COUNTERPART",
+    "ArgumentTypeError",
     "ConvergenceWarning",
     "ConversionError",
     "CovarianceError",
@@ -24,6 +25,7 @@ __all__ = [
     "MissingDependencyError",
     "ShapeError",
     "SingularEvidenceError",
+    "UnavailableError",
     "UnknownNameError",
     "UnsupportedLayer",
     "near_matches",
@@ -38,6 +40,10 @@ _ADD_ONE = (
 
 class GbnError(Exception):
     """Base class of every error that gbn raises on purpose."""
+
+
+class ArgumentTypeError(GbnError, TypeError):
+    """An argument or option is of another type than its function takes."""
 
 
 class GraphError(GbnError, ValueError):
@@ -70,6 +76,10 @@ class IllConditionedError(InferenceError):
 
 class LearningError(GbnError, ValueError):
     """A method cannot learn this net, or an option of it cannot be used; the message says what can."""
+
+
+class UnavailableError(LearningError, EvidenceError):
+    """Rows are out of reach: a block cannot be had, or the cluster that has them is lost; trying again may help."""
 
 
 class FileFormatError(GbnError, ValueError):

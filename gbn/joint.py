@@ -88,9 +88,9 @@ class Joint:
     def revise(self, marginals: Mapping[str, tuple[Any, Any]]) -> Joint:
         """Jeffrey's rule: some vertices get these marginals, the others keep their conditional given them.
 
-        q(h, o) = p(h | o) N(o; v, R): the mean moves by C_·o C_oo⁻¹ (v - m_o), the covariance by
-        C_·o C_oo⁻¹ (R - C_oo) C_oo⁻¹ C_o·.  Of all distributions with these marginals the one nearest to p, in
-        KL(q ‖ p); unlike soft evidence, it does not care what p said of o, and R may be wider than C_oo.
+        q(h, o) = p(h | o) N(o; v, R): with G = Cov(·, o) Cov(o)⁻¹ the mean moves by G (v - m_o), the covariance by
+        G (R - Cov(o)) Gᵀ.  Of all distributions with these marginals the one nearest to p, in
+        KL(q ‖ p); unlike soft evidence, it does not care what p said of o, and R may be wider than Cov(o).
 
         Source: Jeffrey, *The Logic of Decision* (1965), chapter 11.
 

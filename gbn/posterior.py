@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gbn.evidence import Evidence
     from gbn.net import GaussianBayesNet
 
-__all__ = ["Posterior", "Solution"]
+__all__ = ["ByName", "Posterior", "Solution"]
 
 Array = np.ndarray[Any, Any]
 
@@ -52,7 +52,7 @@ class Solution(Protocol):
         """Nats.  Shape: (samples,)."""
 
 
-class _ByName(Mapping[str, Array]):
+class ByName(Mapping[str, Array]):
     """One figure for each vertex, computed when first read; read-only, for other figures are computed from it."""
 
     def __init__(self, names: Sequence[str], compute: Callable[[str], Array]) -> None:
@@ -126,11 +126,11 @@ class Posterior:
         self.diagnostics = dict(diagnostics or {})
         self.options: Mapping[str, Any] = {}
         self.asked = evidence
-        self.mean: Mapping[str, Array] = _ByName(self.targets, solution.mean)
-        self.var: Mapping[str, Array] = _ByName(self.targets, solution.variance)
+        self.mean: Mapping[str, Array] = ByName(self.targets, solution.mean)
+        self.var: Mapping[str, Array] = ByName(self.targets, solution.variance)
         variance = self.var
         # Not by way of self: an answer in a cycle keeps its arrays until the next collection of garbage.
-        self.std: Mapping[str, Array] = _ByName(self.targets, lambda name: np.sqrt(variance[name]))
+        self.std: Mapping[str, Array] = ByName(self.targets, lambda name: np.sqrt(variance[name]))
         self._messages: Mapping[str, Array] | None = None
 
     def __repr__(self) -> str:
@@ -141,7 +141,7 @@ class Posterior:
     def surprise(self) -> Mapping[str, Array]:
         """vertex with noise, or label -> its share of the energy; see the class."""
         noisy = [name for name, vertex in self.net.vertices.items() if vertex.random or vertex.kind == "likelihood"]
-        return _ByName(noisy, self._solution.surprise)
+        return ByName(noisy, self._solution.surprise)
 
     @property
     def messages(self) -> Mapping[str, Array]:
@@ -273,7 +273,7 @@ class Posterior:
                 "sample": np.repeat(np.arange(rows), size),
                 "vertex": name,
                 "index": np.tile(index, rows),
-                "observed": self._observed(name).reshape(-1),
+                "observed": self.observed(name).reshape(-1),
                 "mean": mean.reshape(-1),
             }
             if std:
@@ -299,7 +299,8 @@ class Posterior:
                     out |= zip([f"std({label})" for label in labels], spread, strict=True)
         return out
 
-    def _observed(self, name: str) -> Array:
+    def observed(self, name: str) -> Array:
+        """Where the evidence says the value of a vertex, or an intervention sets it.  Shape: that of its mean."""
         evidence, vertex = self.evidence, self.net[name]
         if name in evidence.masks:
             return evidence.masks[name]

@@ -7,7 +7,10 @@ import sys
 import pytest
 
 FOUNDATION = "import numpy, scipy.linalg, scipy.sparse, networkx"
-NEVER = ("pgmpy", "torch", "pandas", "matplotlib", "sklearn", "onnx", "h5py", "yaml", "IPython", "converters")
+NEVER = (
+    *("pgmpy", "torch", "pandas", "pyarrow", "dask", "distributed", "matplotlib", "sklearn", "onnx", "h5py", "yaml"),
+    *("IPython", "converters"),
+)
 TOO_SLOW = ("scipy.stats", "scipy.signal")  # half a second each
 
 

@@ -92,8 +92,14 @@ def _add_engine(add: _Arguments, default: str) -> None:
 def _add_learn(add: argparse.ArgumentParser) -> None:
     add.add_argument("net", help="a .gbn file")
     add.add_argument(
-        "--data", required=True, metavar="FILE", help=f"rows: {_ROWS_HELP}",
+        "--data", required=True, metavar="FILE",
+        help=f"rows: {_ROWS_HELP}; or a pattern such as 'part-*.parquet', whose files are read one after the other",
     )  # fmt: skip
+    add.add_argument(
+        "--blocks", action="store_true",
+        help="take a single file in blocks, too: of a parquet file its row groups, of which one is held at a time",
+    )  # fmt: skip
+    add.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that computes block by block")
     add.add_argument("-o", "--output", required=True, metavar="NET", help="the .gbn file to write")
     add.add_argument("--method", default="em", help=f"{' or '.join(learning.METHODS)} (default em)")
     add.add_argument(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from gbn import inference, io, learning
 from gbn.cli.arguments import parser
 from gbn.cli.sources import (
+    connected,
     fixed_sizes,
     load_net,
     module_of,
@@ -48,23 +47,13 @@ from gbn.display.html import net_html, page, posterior_html, report_html, sectio
 from gbn.equivalence import Report, compare, losses
 from gbn.errors import (
     ConversionError,
-    UnknownNameError,
 )
 from gbn.export.write_back import load_into
 from gbn.net import GaussianBayesNet
+from gbn.options import check_options
 from gbn.posterior import Posterior
 
 __all__ = ["main"]
-
-
-# What the value of an option may stand for, by the type that it is read as.
-_TYPES: dict[type, set[str]] = {
-    bool: {"bool"},
-    int: {"int", "float"},
-    float: {"float"},
-    str: {"str"},
-    NoneType: {"None"},
-}
 
 
 @dataclass(frozen=True)
@@ -153,13 +142,16 @@ def _asked(net: GaussianBayesNet, args: argparse.Namespace, targets: list[str] |
 
 
 def _learn(args: argparse.Namespace) -> _Result:
-    options = _checked_options(args.method, learning.learner(args.method), args.option, ())
+    options = _checked_options(f"method {args.method!r}", learning.learner(args.method), args.option)
     check_target(args.history)
     net = load_net(args.net)
-    rows, weights = read_rows(args.data, args.weights)
+    rows, weights = read_rows(args.data, args.weights, args.blocks)
     held = None if args.validation is None else read_rows(args.validation, None)[0]
-    given = _given(args, "patience", "checkpoint", "seed")
-    result = net.fit(rows, args.method, weights=weights, validation=held, freeze=args.freeze, **given, **options)
+    if held is not None and not isinstance(held, str) and args.weights in held:
+        held.pop(args.weights)
+    given = _given(args, "patience", "checkpoint", "seed") | {"weights": weights, "freeze": args.freeze}
+    with connected(args.scheduler) as client:
+        result = net.fit(rows, args.method, validation=held, client=client, **given, **options)
     result.net.save(args.output)
     log(f"wrote {args.output}")
     if args.history:
@@ -268,28 +260,15 @@ def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def _engine_options(args: argparse.Namespace, besides: Sequence[str] = ()) -> dict[str, Any]:
-    return _checked_options(args.engine, inference.solver(args.engine), args.option, besides)
+    return _checked_options(f"engine {args.engine!r}", inference.solver(args.engine), args.option, besides)
 
 
 def _checked_options(
-    name: str, function: Callable[..., Any], given: Sequence[tuple[str, Any]], besides: Sequence[str]
+    owner: str, function: Callable[..., Any], given: Sequence[tuple[str, Any]], besides: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Options of an engine or method; those that no text can give (a callback), and ``besides``, are refused."""
-    parameters = inspect.signature(function).parameters.values()
-    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("callback", *besides)]
-    known = {p.name: str(p.annotation) for p in keywords}
-    for option, value in given:
-        if option not in known:
-            raise UnknownNameError(f"option for {name!r}:", option, known)
-        if not _fits(value, known[option]):
-            raise InputError(f"option {option!r} of {name!r}: got {value!r}, expected {known[option]}")
+    check_options(function, dict(given), owner, without=("callback", *besides))
     return dict(given)
-
-
-def _fits(value: Any, annotation: str) -> bool:
-    """Whether a value that was read from text is of an annotated type; types that no text gives are not judged."""
-    wanted = {kind.strip() for kind in annotation.split("|")}
-    return bool(wanted & _TYPES.get(type(value), set())) or not wanted <= set.union(*_TYPES.values())
 
 
 _RUNS: dict[str, Callable[[argparse.Namespace], _Result]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import glob
 import inspect
 import os
 import re
@@ -21,14 +22,13 @@ from gbn import io
 from gbn.cli.streams import InputError, named
 from gbn.cli.text import quoted
 from gbn.conversion import load_model, takes
-from gbn.errors import (
-    FileFormatError,
-    MissingDependencyError,
-    UnknownNameError,
-)
+from gbn.errors import MissingDependencyError, UnknownNameError
+from gbn.io import rows
+from gbn.io.rows import read_arrays
 from gbn.net import GaussianBayesNet
 
 __all__ = [
+    "connected",
     "fixed_sizes",
     "load_net",
     "module_of",
@@ -42,9 +42,6 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 
 _FACTORY = re.compile(r"(.+\.py):([^:/\\]+)", re.DOTALL | re.IGNORECASE)
-# What an .npz file may unpack to: so many bytes, or so many times its own size.
-_UNPACKED, _RATIO = 256 << 20, 20
-_TABLES = (".csv", ".parquet")
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 
 
@@ -151,6 +148,20 @@ def fixed_sizes(path: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """A client of the Dask scheduler at an address; None where there is none."""
+    if address is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise MissingDependencyError("distributed", "dask", "--scheduler") from None
+    with Client(address) as client:
+        yield client
+
+
 def read_example(args: argparse.Namespace, example: Any) -> Any:
     """The example batch: from a file, of given shapes, or the one that came with the model."""
     if args.example:
@@ -179,77 +190,25 @@ def read_inputs(arrays: Mapping[str, Array], path: str) -> tuple[Array, ...]:
     return tuple(arrays[name] for name in (["x"] if found == ["x"] else numbered))
 
 
-def read_arrays(path: str) -> dict[str, Array]:
-    """The arrays of an .npz file by name; objects, which are pickled, are refused."""
-    remedy = "write plain arrays with numpy.savez(path, name=array)"
-    with open(path, "rb") as file:
-        magic = file.read(4)
-        file.seek(0)
-        try:
-            if magic[:2] != b"PK" and magic != b"\x93NUM":
-                raise ValueError(f"it begins with {magic!r}")
-            archive = None if magic[:2] != b"PK" else np.load(file, allow_pickle=False)
-            arrays = archive and _members(archive, os.fstat(file.fileno()).st_size)
-        # Damaged bytes surface as almost any exception of the zip and number parsers.
-        except Exception as error:
-            if "pickle" in str(error):
-                what = "it holds pickled objects, which can run any code when they are loaded, and is refused"
-                raise FileFormatError(f"{path}: {what}; {remedy}") from error
-            raise FileFormatError(f"{path}: not a whole .npz file: {error!s:.300}; {remedy}") from error
-    if arrays is None:
-        raise FileFormatError(f"{path}: got a single array without a name, expected an .npz file; {remedy}")
-    strange = [name for name, value in arrays.items() if not _is_plain(value)]
-    if strange:
-        raise FileFormatError(f"{path}: its members {quoted(strange):.300} are not arrays of numbers or text; {remedy}")
-    return arrays
-
-
-def _members(archive: Any, size: int) -> dict[str, Any]:
-    """The arrays of an open .npz file, which zeros that were compressed well must not blow up."""
-    unpacked = sum(member.file_size for member in archive.zip.infolist())
-    if unpacked > max(_UNPACKED, _RATIO * size):
-        raise ValueError(f"its {size} bytes unpack to {unpacked}; write them without compression")
-    return {name: archive[name] for name in archive.files}
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in "biufcUS" and value.dtype.itemsize > 0
-
-
 def read_values(path: str) -> Any:
     """Values by vertex: a table by its suffix, else the arrays of an .npz file."""
-    return read_rows(path, None)[0] if Path(path).suffix.lower() in _TABLES else read_arrays(path)
+    return rows.read_rows(path) if Path(path).suffix.lower() in rows.TABLES else read_arrays(path)
 
 
-def read_rows(path: str, weights: str | None) -> tuple[Any, Any]:
-    """Rows to learn from, by a file's suffix, and the member or column of that name apart, which weighs them."""
-    suffix = Path(path).suffix.lower()
-    rows: Any
-    if suffix in _TABLES:
-        rows = _read_table(path, suffix)
-    elif suffix == ".npz":
-        rows = read_arrays(path)
-    else:
-        raise InputError(f"{path}: got a file of suffix {suffix!r}, expected .npz, .csv or .parquet")
+def read_rows(path: str, weights: str | None, blocks: bool = False) -> tuple[Any, Any]:
+    """Rows to learn from, by a file's suffix, and the member or column of that name apart, which weighs them.
+
+    A pattern such as ``part-*.parquet`` stands for files that are read as blocks: it is given back as it is, and so is
+    the name.
+
+    Args:
+        blocks: whether to leave a single file, too, to be read in blocks.
+    """
+    if blocks or (glob.has_magic(path) and not os.path.exists(path)):
+        return path, weights
+    found = rows.read_rows(path)
     if weights is None:
-        return rows, None
-    if weights not in rows:
-        raise UnknownNameError(f"member or column of {path} for the weights", weights, list(rows))
-    return rows, rows.pop(weights)
-
-
-def _read_table(path: str, suffix: str) -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise MissingDependencyError("pandas", "all", f"reading {suffix} files") from None
-    open(path, "rb").close()  # says in the system's words what is wrong with a path
-    try:
-        if suffix == ".parquet":
-            return pandas.read_parquet(path)
-        return pandas.read_csv(path)
-    except ImportError:
-        raise MissingDependencyError("pyarrow", "parquet", "reading .parquet files") from None
-    # The parsers of both formats have exceptions of their own for damaged files.
-    except Exception as error:
-        raise FileFormatError(f"{path}: not a whole {suffix} file: {error}") from error
+        return found, None
+    if weights not in found:
+        raise UnknownNameError(f"member or column of {path} for the weights", weights, list(found))
+    return found, found.pop(weights)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from gbn.blocks.source import in_blocks
 from gbn.errors import UnknownNameError
 from gbn.evidence import Evidence, offered
+from gbn.options import check_arguments, check_options
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
@@ -38,16 +39,6 @@ def solver(name: str) -> Callable[..., Posterior]:
     return solve
 
 
-def check_options(engine: str, options: Mapping[str, Any]) -> None:
-    """Raise UnknownNameError at an option that the engine does not have."""
-    if not options:
-        return
-    known = [p.name for p in signature(solver(engine)).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"option of engine {engine!r}", option, known)
-
-
 def query(
     net: GaussianBayesNet,
     targets: str | Sequence[str] | None = None,
@@ -56,6 +47,8 @@ def query(
     engine: str = "exact",
     *,
     soft: Mapping[str, Any] | None = None,
+    client: Any = None,
+    block_rows: int | None = None,
     **options: Any,
 ) -> Posterior:
     """The posterior of some vertices given others.
@@ -64,30 +57,43 @@ def query(
         targets: names (None: every vertex that has a value per sample).
         evidence: name -> array of shape (samples, *event), NaN where missing; labels as integers or one-hot rows.
             Or a pandas DataFrame (a Series for one row) with a column for each vertex, or entry ``name[i, j]``: see
-            :func:`gbn.evidence.named_arrays`.
+            :func:`gbn.evidence.named_arrays`.  Or rows in blocks (Dask arrays, a Dask dataframe, files, an iterable of
+            such mappings or tables: see :func:`gbn.blocks.in_blocks`): the answer is then a
+            :class:`gbn.inference.mapped.MappedPosterior`, which asks block by block for what is read of it.
         do: in the same forms, complete; interventions, which cut the vertex off from its parents.
         engine: "exact" (the linear-Gaussian posterior at an operating point), "pc" (predictive coding),
             "bp" (Gaussian belief propagation) or "vmp" (mean-field variational message passing).
         soft: vertex -> (value, cov): the likelihood N(value; x, cov) of a Gaussian vertex x, with noise or without.
             value as in ``evidence`` (NaN: nothing is said of that entry); cov a number, an array over the event, or
-            a matrix.  It counts as evidence in ``log_evidence``.
+            a matrix.  It counts as evidence in ``log_evidence``.  Not with rows in blocks.
+        client: a ``dask.distributed.Client``, whose cluster then answers, block by block.
+        block_rows: take evidence in one piece in blocks of so many rows.
         options: of the engine.
 
     Raises:
         UnknownNameError: unknown vertex, engine or option, with near matches.
+        ArgumentTypeError: options of other types than the engine's.
         EvidenceError, ShapeError, CovarianceError: unusable evidence, naming the vertex.
         InferenceError: the engine cannot answer this query.
+        UnavailableError: a block cannot be had, or the cluster is lost.
+        MissingDependencyError: ``client`` without Dask.
     """
     solve = solver(engine)
+    check_arguments(query, {"targets": targets})
+    check_options(solve, options, f"engine {engine!r}")
     # The answer is lazy, and must stay that of the net as it is now.
     net = net.copy()
-    read = Evidence.read(net, evidence, do) if not soft else _with_soft(net, evidence, do, soft)
+    source = None if evidence is None else in_blocks(evidence, None, block_rows, cut=client is not None)
     names = [targets] if isinstance(targets, str) else targets
     chosen = [n for n, v in net.vertices.items() if v.plated] if names is None else list(names)
     for name in chosen:
         if name not in net.vertices:
             raise UnknownNameError("target", name, offered(net, name))
-    check_options(engine, options)
+    if source is not None:
+        from gbn.inference.mapped import mapped
+
+        return mapped(net, source, client, chosen, engine, do=do, soft=soft, options=options)
+    read = Evidence.read(net, evidence, do) if not soft else _with_soft(net, evidence, do, soft)
     post = solve(read.net, read, chosen, **options)
     post.options = options
     if not soft:

@@ -49,7 +49,8 @@ class _System:
     def __init__(self, point: Linearization, patterns: tuple[Linearization, Array] | None = None) -> None:
         self.point, self.coordinates = point, Coordinates(point)
         self.pattern = patterns[1] if patterns else np.arange(point.evidence.samples)
-        self.by_pattern = _System(patterns[0]) if patterns else self
+        # Not itself: a system in a cycle keeps its arrays until the next collection of garbage.
+        self._by_pattern = _System(patterns[0]) if patterns else None
         # Which row here stands for each sample, for messages.
         self.row_of = np.arange(point.evidence.samples)
         self.by_pattern.row_of = self.pattern
@@ -57,6 +58,11 @@ class _System:
         self.observed = [name for name, _ in self.coordinates.parts]
         noisy = {*net.latents, *point.spread} - set(evidence.do)
         self.noisy = [name for name in net.vertices if name in noisy]
+
+    @property
+    def by_pattern(self) -> _System:
+        """See the class."""
+        return self if self._by_pattern is None else self._by_pattern
 
     def pull(self, sources: Mapping[str, Array], wanted: Iterable[str]) -> dict[str, Array]:
         """λ from what some vertices send; an observed entry sends that and nothing else."""

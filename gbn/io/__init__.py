@@ -8,7 +8,7 @@ for them, and the net is built by its own methods, so that a loaded net is one t
 """
 
 from gbn.io.archive import write_whole
-from gbn.io.reading import load
-from gbn.io.writing import save
+from gbn.io.reading import from_bytes, load
+from gbn.io.writing import save, to_bytes
 
-__all__ = ["load", "save", "write_whole"]
+__all__ = ["from_bytes", "load", "save", "to_bytes", "write_whole"]

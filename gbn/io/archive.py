@@ -63,6 +63,8 @@ def write_whole(path: str | os.PathLike[str], fill: Callable[[IO[bytes]], object
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(target.parent))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder, expected the name of a file", os.fspath(path))
     temporary = target.with_name(f".{secrets.token_hex(8)}.gbn.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -99,7 +101,7 @@ def open_archive(file: IO[bytes], max_bytes: int) -> tuple[Record, Arrays]:
     if magic != _MAGIC:
         raise Refusal(f"a file that begins with {magic!r}", f"a .gbn file, which begins with {_MAGIC!r}")
     archive = zipfile.ZipFile(file)
-    count = _check_members(archive, max_bytes, os.fstat(file.fileno()).st_size)
+    count = _check_members(archive, max_bytes, file.seek(0, os.SEEK_END))
     header = json.loads(_contents(archive, _HEADER).decode("utf-8", "surrogatepass"))
     return header, Arrays(archive, count)
 

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from io import BytesIO
 from types import NoneType
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ from gbn.net import GaussianBayesNet
 from gbn.ops.footprint import entries, footprint
 from gbn.source import SourceArray
 
-__all__ = ["load"]
+__all__ = ["from_bytes", "load"]
 
 _DTYPES = ("float16", "float32", "float64", "float128")
 # What a model keeps beside its weights: counters, masks.
@@ -80,14 +81,27 @@ def load(path: str | os.PathLike[str], *, max_bytes: int = 4 << 30) -> GaussianB
         OSError: there is no such file, or it cannot be read.
     """
     with open(path, "rb") as file:
-        try:
-            return _read(file, max_bytes)
-        except Refusal as refusal:
-            raise FileFormatError(f"{os.fspath(path)}: {refusal}") from None
-        # Damaged bytes surface as almost any exception of the zip, number and text parsers below.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
-            raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a .gbn file; {DAMAGED}") from error
+        return _checked(file, os.fspath(path), max_bytes)
+
+
+def from_bytes(data: bytes, *, max_bytes: int = 4 << 30) -> GaussianBayesNet:
+    """The net of :func:`gbn.io.to_bytes`, read as carefully as a file.
+
+    Raises:
+        FileFormatError: as :func:`load`.
+    """
+    return _checked(BytesIO(data), "the net's bytes", max_bytes)
+
+
+def _checked(file: IO[bytes], name: Any, max_bytes: int) -> GaussianBayesNet:
+    try:
+        return _read(file, max_bytes)
+    except Refusal as refusal:
+        raise FileFormatError(f"{name}: {refusal}") from None
+    # Damaged bytes surface as almost any exception of the zip, number and text parsers below.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
+        raise FileFormatError(f"{name}: got {reason}, expected a .gbn file; {DAMAGED}") from error
 
 
 def _read(file: IO[bytes], max_bytes: int) -> GaussianBayesNet:

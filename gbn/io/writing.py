@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from gbn.io import archive
 from gbn.io.archive import Array, Record
 from gbn.net import GaussianBayesNet, Vertex
 
-__all__ = ["FORMAT", "VERSION", "save"]
+__all__ = ["FORMAT", "VERSION", "save", "to_bytes"]
 
 FORMAT, VERSION = "gbn", 1
 
@@ -29,6 +30,17 @@ def save(net: GaussianBayesNet, path: str | os.PathLike[str]) -> None:
     """
     header, arrays = _describe(net)
     archive.write_whole(path, lambda file: archive.write(file, header, arrays))
+
+
+def to_bytes(net: GaussianBayesNet) -> bytes:
+    """What :func:`save` writes.
+
+    Raises:
+        GraphError: as there.
+    """
+    file = BytesIO()
+    archive.write(file, *_describe(net))
+    return file.getvalue()
 
 
 def _describe(net: GaussianBayesNet) -> tuple[Record, list[Array]]:

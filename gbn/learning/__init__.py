@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from inspect import signature
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbn.errors import UnknownNameError
+from gbn.errors import LearningError, UnknownNameError
 from gbn.learning.checkpoint import fingerprint
 from gbn.learning.data import Data
 from gbn.learning.numbers import Frozen
 from gbn.learning.result import FitResult, History
 from gbn.learning.training import Learner, Manners, train
+from gbn.options import check_arguments, check_options, options_of
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
 __all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
 
-_WHEN_TO_STOP = ("max_iter", "epochs", "tol")
 METHODS = {
     "em": "gbn.learning.em",
     "local": "gbn.learning.local",
@@ -41,17 +41,13 @@ def learner(method: str) -> Callable[..., Learner]:
     return make
 
 
-def _defaults(make: Callable[..., Learner]) -> dict[str, Any]:
-    """The options of a method, with their defaults."""
-    return {p.name: p.default for p in signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY}
-
-
-def check_options(method: str, options: Mapping[str, Any]) -> None:
-    """Raise UnknownNameError at an option that the method does not have."""
-    known = _defaults(learner(method))
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"option of method {method!r}", option, known)
+def _decisive(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that make a fit what it is: all but how long it goes on, for a checkpoint may be taken further."""
+    free = {"epochs"}
+    # Messages stop by tol of method "local"; where there are further starts, the end of one begins the next.
+    if method != "local" and not options.get("restarts"):
+        free |= {"max_iter", "tol"}
+    return {name: value for name, value in options.items() if name not in free}
 
 
 def fit(
@@ -60,6 +56,8 @@ def fit(
     method: str = "em",
     *,
     weights: Any = None,
+    client: Any = None,
+    block_rows: int | None = None,
     freeze: str | Iterable[str] = (),
     validation: Any = None,
     patience: int | None = None,
@@ -74,13 +72,24 @@ def fit(
 
     Args:
         data: vertex -> array of shape (samples, *event), NaN where missing, or a pandas DataFrame: the forms of
-            evidence, see :func:`gbn.inference.query`.
+            evidence, see :func:`gbn.inference.query`.  Or blocks of rows, of which few need fit in memory at a time:
+            Dask arrays by vertex, a Dask dataframe, the path of a file or a pattern ("part-*.parquet"; a file is a
+            block, or each row group of a parquet file), or a list, or a function that gives an iterator, of blocks:
+            mappings, tables, paths, functions that give one of these; see :func:`gbn.blocks.in_blocks`.
         method: "em" (expectation maximisation, :mod:`gbn.learning.em`; with ``batch_size`` stepwise, and then for
             nonlinear nets, too) or "local" (gradients from local messages, :mod:`gbn.learning.local`).
-        weights: how often each row counts, shape (samples,); None: once each.
+        weights: how often each row counts, shape (samples,); None: once each.  Of blocks a list of arrays, or of any
+            data the name of the member or column that has them.
+        client: a ``dask.distributed.Client``, whose cluster then computes the E-step block by block and adds it up;
+            the result is that of this process to rounding.  A worker that is lost costs time only.  Blocks and net
+            go by Dask's own serialisation, pickle among it: a cluster's machines trust each other.  Ops of your own
+            must be registered on the workers, too.
+        block_rows: take data in one piece, such as ``numpy.memmap`` arrays, in blocks of so many rows.
         freeze: parameters and noises to leave alone, or vertices, which stand for their whole CPD.
         validation: held-out data, in the same forms: the result is then the round that explains them best.
-        patience: stop after so many rounds without a better one.
+        patience: stop after so many rounds without a better one: by the held-out data, or without any by the figure of
+            the training data that the method watches ("em": ``objective``, in batches ``log_evidence``; "local":
+            ``free_energy``).
         seed: of all chance, or a Generator.
         callback: called with the round and its figures; returning True stops the fit.
         checkpoint: a file that keeps the state of the fit; where it exists, the fit goes on from there, and gives what
@@ -94,22 +103,43 @@ def fit(
 
     Raises:
         UnknownNameError: unknown method, option, vertex or column, with near matches.
+        ArgumentTypeError: arguments or options of other types.
         EvidenceError, ShapeError: unusable data, naming the vertex.
-        LearningError: the method cannot learn this net.
+        LearningError: the method cannot learn this net, or not from blocks.
+        UnavailableError: a block cannot be had, or the cluster is lost, in any round (a LearningError); the checkpoint
+            is kept, and the fit goes on from it on another cluster, or without one.
+        MissingDependencyError: ``client`` without Dask.
         FileFormatError: the checkpoint is damaged, or of another fit.
+        OSError: the checkpoint cannot be read or written; what was written before stays.
     """
+    from gbn.learning.row_blocks import read
+
     make = learner(method)
-    check_options(method, options)
+    manner = {"freeze": freeze, "patience": patience, "seed": seed, "callback": callback, "progress": progress}
+    check_arguments(fit, manner | {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every})
+    check_options(make, options, f"method {method!r}")
     net = net.copy()
-    rows, frozen = Data.read(net, data, weights), Frozen.read(net, freeze)
-    held = None if validation is None else Data.read(net, validation)
+    frozen = Frozen.read(net, freeze)
+    module = import_module(METHODS[method])
+    few = getattr(module, "sums_suffice", lambda *_: False)(net, options)
+    rows = read(net, data, frozen, weights, client, block_rows, few)
+    if not (isinstance(rows, Data) or getattr(module, "TAKES_BLOCKS", False)):
+        raise LearningError(
+            f"data: method {method!r} takes rows in one piece, and these are in blocks; see method 'em'"
+        )
+    held = None if validation is None else read(net, validation, frozen, None, client, block_rows, few)
+    if held is not None and not held.facts.sums:
+        raise LearningError("validation: nothing is observed in it; give held-out values of what is to be explained")
+    if isinstance(seed, Integral) and seed < 0:
+        raise LearningError(f"seed: got {seed}, expected a whole number of at least 0, or None")
     rng = np.random.default_rng(seed)
     manners = Manners(held, patience, callback, checkpoint, checkpoint_every, progress)
     mark = ""
     if checkpoint is not None:
-        # How long to go on is not part of what a fit is: a checkpoint may be taken further.
-        decisive = {k: v for k, v in (_defaults(make) | options).items() if k not in _WHEN_TO_STOP}
+        decisive = _decisive(method, options_of(make) | options)
         decisive |= {"validation": None if held is None else fingerprint(net, held, {}), "method": method}
-        decisive |= {"freeze": sorted(frozen.values | frozen.noises), "rng": rng.bit_generator.state}
+        # Chance that nobody chose is that of the checkpoint.
+        start = None if seed is None else rng.bit_generator.state
+        decisive |= {"freeze": sorted(frozen.values | frozen.noises), "rng": start}
         mark = fingerprint(net, rows, decisive)
     return train(lambda generator: make(net, rows, frozen, generator, **options), method, manners, rng, mark)

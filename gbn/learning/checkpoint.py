@@ -19,6 +19,7 @@ from gbn.learning.numbers import numbers
 
 if TYPE_CHECKING:
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["fingerprint", "load_state", "save_state"]
@@ -29,6 +30,7 @@ Tree = dict[str, Any]
 FORMAT, VERSION = "gbn.fit", 1
 _DTYPES = ("bool", "int64", "uint32", "uint64", "float32", "float64")
 _MOST_BYTES = 4 << 30
+_REMEDY = "the file is truncated, damaged or no checkpoint: remove it to begin the fit anew"
 
 
 def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -67,13 +69,14 @@ def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
     except FileNotFoundError:
         return None
     except Refusal as refusal:
-        raise FileFormatError(f"{os.fspath(path)}: not a whole checkpoint: {refusal}") from None
+        told = str(refusal).replace(DAMAGED, _REMEDY)
+        raise FileFormatError(f"{os.fspath(path)}: not a whole checkpoint: {told}") from None
     except OSError:
         raise
     # Damaged bytes surface as almost any exception of the zip, number and text parsers.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
-        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a checkpoint; {DAMAGED}") from error
+        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a checkpoint; {_REMEDY}") from error
     if state.get("fingerprint") != mark:
         raise FileFormatError(
             f"{os.fspath(path)}: a checkpoint of another fit (net, data or options differ); give the same ones to go "
@@ -105,7 +108,7 @@ def _read(file: IO[bytes]) -> Tree:
     return state
 
 
-def fingerprint(net: GaussianBayesNet, data: Data, options: Mapping[str, Any]) -> str:
+def fingerprint(net: GaussianBayesNet, data: Data | Blocks, options: Mapping[str, Any]) -> str:
     """A digest of everything that decides how a fit goes: the net, its numbers, the rows and the options."""
     digest = hashlib.sha256()
 
@@ -121,11 +124,10 @@ def fingerprint(net: GaussianBayesNet, data: Data, options: Mapping[str, Any]) -
     for kind, arrays in numbers(net).items():
         for name, array in arrays.items():
             take(f"{kind}:{name}", array)
-    evidence = data.evidence
-    for kind, held in (("values", evidence.values), ("masks", evidence.masks), ("do", evidence.do)):
-        for name, array in held.items():
-            take(f"{kind}:{name}", array)
-    take("weights", data.counts)
+    # Rows of which nothing is known are as good as not given.
+    held = {name: found for name, found in data.digests.items() if not name or name in data.facts.given}
+    rows = [[name, held[name].kind, held[name].rows, held[name].value] for name in sorted(held)]
+    digest.update(json.dumps(rows).encode())
     return digest.hexdigest()
 
 

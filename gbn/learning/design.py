@@ -6,13 +6,16 @@ deterministic ops.  Their result must be affine in u, and in the parameters θ o
     E x = A(θ) [u; 1],    vec A(θ) = vec F + T θ
 
 T is read off the ops' own maps: the derivative by θ at the rows of a basis of u.  Where every coefficient is a multiple
-of at most one parameter entry, as in every product of u with a weight, three tangents tell which one it is.
+of at most one entry of a parameter, as in every product of u with a weight, three tangents tell which one it is.
+
+Where the mean does the same thing at many positions, as a convolution does, x is what is made at one of them, u what is
+read there, and A is small (:mod:`gbn.learning.rows`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,8 @@ from scipy import sparse
 
 from gbn import ops
 from gbn.errors import LearningError
+from gbn.learning.rows import Rows, gather
+from gbn.ops.positions import positions
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
@@ -42,6 +47,7 @@ class Mean:
     regressors: vertices with a value per sample, in the order of their first use.
     shared: parameters and constants that are read.
     learned: those of them that are to be learned, in the order of their first use.
+    rows: what is one row of the regression, where that is not a whole vertex and all that it reads.
     """
 
     net: GaussianBayesNet
@@ -49,6 +55,7 @@ class Mean:
     regressors: tuple[str, ...]
     shared: tuple[str, ...]
     learned: tuple[str, ...]
+    rows: Rows | None = None
 
     @classmethod
     def of(cls, net: GaussianBayesNet, name: str, learned: Collection[str], order: Mapping[str, int]) -> Mean:
@@ -152,27 +159,73 @@ class Mean:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Entries of each regressor."""
+        """Entries of each regressor in a row."""
+        if self.rows is not None:
+            return tuple(read.shape[1] for read in self.rows.reads)
         return tuple(self.net.vertices[r].size for r in self.regressors)
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of A: entries of the vertex, entries of all regressors and the constant."""
-        return self.net.vertices[self.name].size, sum(self.sizes) + 1
+        """Rows and columns of A: entries of x, entries of all regressors and the constant."""
+        size = self.net.vertices[self.name].size if self.rows is None else self.rows.place.shape[1]
+        return size, sum(self.sizes) + 1
+
+    def by_positions(self, values: Values) -> list[Mean]:
+        """The mean, or where it does the same thing at many positions its parts, one for each group of them.
+
+        What an op says of positions need not hold of a whole mean (a constant of their own, another order): it is
+        tried out at random numbers, where a wrong claim shows.
+        """
+        parts = [replace(self, rows=rows) for rows in self._claimed()]
+        if len(parts) < 2 and all(part.rows.count < 2 for part in parts if part.rows is not None):
+            return [self]
+        rng = np.random.default_rng(0)
+        trial = {**values, **{p: rng.uniform(0.5, 1.5, self.net.vertices[p].shape) for p in self.learned}}
+        u = {r: rng.uniform(0.5, 1.5, (1, *self.net.vertices[r].shape)) for r in self.regressors}
+        found = self._run(trial, u)[0][self.name].reshape(-1)
+        for part in parts:
+            rows, a = part.rows, part.coefficients(trial)
+            if rows is None:
+                return [self]
+            read = [gather(u[r].reshape(1, -1), index) for r, index in zip(self.regressors, rows.reads, strict=True)]
+            expected = np.concatenate([*read, np.ones((rows.count, 1))], axis=1) @ a.T
+            if np.abs(expected - found[rows.place]).max(initial=0) > 1e-9 * np.abs(found).max(initial=0):
+                return [self]
+        return parts
+
+    def _claimed(self) -> list[Rows]:
+        """The positions of the ops that read the regressors, where these agree; else nothing."""
+        places: list[Array] = []
+        reads: dict[str, list[Array]] = {}
+        for name in self.through:
+            vertex = self.net.vertices[name]
+            read = [p for p in vertex.parents if p in self.regressors]
+            if not read:
+                continue
+            shapes = [(1, *v.shape) if v.plated else v.shape for v in (self.net.vertices[p] for p in vertex.parents)]
+            groups = positions(str(vertex.op), shapes, vertex.attributes)
+            here = [group.place for group in groups]
+            agree = not places or (len(here) == len(places) and all(map(np.array_equal, here, places)))
+            if not groups or not agree or read != [vertex.parents[0]] or read[0] in reads:
+                return []
+            places, reads[read[0]] = here, [group.reads for group in groups]
+        return [Rows(place, tuple(reads[r][k] for r in self.regressors)) for k, place in enumerate(places)]
 
     def _basis(self) -> dict[str, Array]:
         """The unit vectors of all regressors together, then zero: one row each."""
         columns, start, out = self.shape[1], 0, {}
-        for name, size in zip(self.regressors, self.sizes, strict=True):
-            block = np.zeros((columns, size))
-            block[start : start + size] = np.eye(size)
-            out[name] = block.reshape(columns, *self.net.vertices[name].shape)
+        for k, (name, size) in enumerate(zip(self.regressors, self.sizes, strict=True)):
+            vertex, number = self.net.vertices[name], np.arange(size)
+            block = np.zeros((columns, vertex.size))
+            at = number if self.rows is None else self.rows.reads[k][self.rows.shown[start : start + size], number]
+            block[start + number[at >= 0], at[at >= 0]] = 1
+            out[name] = block.reshape(columns, *vertex.shape)
             start += size
         return out
 
-    def _run(self, values: Values) -> tuple[dict[str, Array], dict[str, ops.Maps]]:
-        """Values of all vertices on the way at the rows of the basis, and their map-makers."""
-        known: dict[str, Array] = dict(self._basis())
+    def _run(self, values: Values, regressors: Values) -> tuple[dict[str, Array], dict[str, ops.Maps]]:
+        """Values of all vertices on the way at some rows of the regressors, and their map-makers."""
+        known: dict[str, Array] = dict(regressors)
         known |= {name: np.asarray(values[name], np.float64) for name in self.shared}
         maps: dict[str, ops.Maps] = {}
         for name in self.through:
@@ -183,17 +236,22 @@ class Mean:
 
     def coefficients(self, values: Values) -> Array:
         """A.  Shape: (size, columns)."""
-        return self._columns(self._run(values)[0][self.name][None])[0]
+        return self._columns(self._run(values, self._basis())[0][self.name][None])[0]
 
     def _columns(self, rows: Array) -> Array:
         """A from results at the rows of the basis.  Shape: (lead, rows or 1, *event) -> (lead, size, columns)."""
         size, columns = self.shape
-        flat = rows.reshape(len(rows), -1, size)
+        flat = rows.reshape(len(rows), -1, self.net.vertices[self.name].size)
         # Where all parents are shared there is one result, not one a row.
-        flat = np.broadcast_to(flat, (len(flat), columns, size)) if flat.shape[1] != columns else flat
+        flat = np.broadcast_to(flat, (len(flat), columns, flat.shape[2])) if flat.shape[1] != columns else flat
         out = np.empty((len(rows), size, columns))
-        out[:, :, -1] = flat[:, -1]
-        out[:, :, :-1] = (flat[:, :-1] - flat[:, -1:]).swapaxes(1, 2)
+        if self.rows is None:
+            out[:, :, -1] = flat[:, -1]
+            out[:, :, :-1] = (flat[:, :-1] - flat[:, -1:]).swapaxes(1, 2)
+            return out
+        place = self.rows.place[self.rows.shown].T
+        out[:, :, -1] = flat[:, -1, self.rows.place[0]]
+        out[:, :, :-1] = flat[:, np.arange(columns - 1), place] - flat[:, -1, place]
         return out
 
     def tangents(self, values: Values, directions: Mapping[str, Array]) -> Array:
@@ -205,7 +263,7 @@ class Mean:
         Returns:
             shape (lead, size, columns).
         """
-        known, maps = self._run(values)
+        known, maps = self._run(values, self._basis())
         moved: dict[str, Array] = dict(directions)
         lead = len(next(iter(directions.values())))
         for name in self.through:
@@ -264,53 +322,49 @@ class Design:
 
     def __init__(self, mean: Mean, block: Sequence[str]) -> None:
         self.mean, self.block = mean, tuple(block)
-        self.shapes = [mean.net.vertices[p].shape for p in self.block]
-        self.entries = [mean.net.vertices[p].size for p in self.block]
 
     def coefficients(self, values: Values) -> Coefficients:
         """F and T, given the values of all other parameters."""
-        zero = {p: np.zeros(shape) for p, shape in zip(self.block, self.shapes, strict=True)}
+        zero = {p: np.zeros(self.mean.net.vertices[p].shape) for p in self.block}
         fixed = self.mean.coefficients({**values, **zero})
-        return Coefficients(fixed, self._design(values))
+        parts = [self._design(values, p) for p in self.block]
+        return Coefficients(fixed, sparse.csc_array(sparse.hstack(parts)))
 
-    def _split(self, theta: Array) -> dict[str, Array]:
-        """Rows of stacked entries, by parameter.  Shape: (lead, entries) -> (lead, *shape)."""
-        parts = np.split(theta, np.cumsum(self.entries)[:-1], axis=1)
-        return {p: part.reshape(-1, *s) for p, part, s in zip(self.block, parts, self.shapes, strict=True)}
-
-    def _flat(self, values: Values, theta: Array) -> Array:
-        """T θ for some θ.  Shape: (lead, entries) -> (lead, size · columns)."""
-        moved = self.mean.tangents(values, self._split(theta))
+    def _flat(self, values: Values, parameter: str, theta: Array) -> Array:
+        """T θ for some θ of one parameter.  Shape: (lead, entries) -> (lead, size · columns)."""
+        direction = theta.reshape(len(theta), *self.mean.net.vertices[parameter].shape)
+        moved = self.mean.tangents(values, {parameter: direction})
         return moved.swapaxes(1, 2).reshape(len(theta), -1)
 
-    def _design(self, values: Values) -> sparse.csc_array:
-        total = sum(self.entries)
+    def _design(self, values: Values, parameter: str) -> sparse.csc_array:
+        """The columns of T that belong to one parameter."""
+        total = self.mean.net.vertices[parameter].size
         rows = int(np.prod(self.mean.shape))
         number = np.arange(1.0, total + 1)
         check = np.random.default_rng(0).uniform(1, 2, total)
-        factor, scaled, answer = self._flat(values, np.stack([np.ones(total), number, check]))
+        factor, scaled, answer = self._flat(values, parameter, np.stack([np.ones(total), number, check]))
         place = np.flatnonzero(scaled)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.nan_to_num(scaled[place] / factor[place])
         entry = np.rint(np.clip(ratio, -1, total + 1)).astype(int) - 1
         if len(place) and ((entry < 0) | (entry >= total)).any():
-            return self._tried(values, rows, total)
+            return self._tried(values, parameter, rows, total)
         found = sparse.csc_array((factor[place], (place, entry)), shape=(rows, total))
         gap = np.abs(found @ check - answer).max(initial=0)
         if gap > 1e-9 * np.abs(answer).max(initial=0):
-            return self._tried(values, rows, total)
+            return self._tried(values, parameter, rows, total)
         return found
 
-    def _tried(self, values: Values, rows: int, total: int) -> sparse.csc_array:
+    def _tried(self, values: Values, parameter: str, rows: int, total: int) -> sparse.csc_array:
         """T column by column, where coefficients mix parameter entries."""
         if rows * total > _MOST_TRIALS:
             raise LearningError(
-                f"{self.mean.name!r}: its {rows} coefficients are sums of {total} parameter entries, too many to solve "
-                f"for; freeze some of {list(self.block)}"
+                f"{self.mean.name!r}: its {rows} coefficients are sums of {total} entries of {parameter!r}, too "
+                "many to solve for; freeze it"
             )
         width = max(1, _CHUNK // rows)
         parts = []
         for start in range(0, total, width):
             unit = np.eye(min(width, total - start), total, start)
-            parts.append(sparse.csc_array(self._flat(values, unit).T))
+            parts.append(sparse.csc_array(self._flat(values, parameter, unit).T))
         return sparse.csc_array(sparse.hstack(parts))

@@ -15,28 +15,39 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbn.errors import LearningError, ShapeError, UnknownNameError
-from gbn.learning.condensation import condensed
+from gbn.errors import CovarianceError, LearningError, ShapeError, UnknownNameError
 from gbn.learning.data import Data
 from gbn.learning.expansion import Gauge, find_gauges
-from gbn.learning.expectations import Expectation, Expected, estep, moments_of
-from gbn.learning.maximisation import Priors, maximise, parameter_groups
-from gbn.learning.numbers import Frozen, with_values
+from gbn.learning.facts import variances
+from gbn.learning.maximisation import Priors, maximise
+from gbn.learning.numbers import Frozen, with_noise, with_values
 from gbn.learning.regressions import Family, read_families
+from gbn.learning.sharing import parameter_groups
+from gbn.learning.statistics import Statistics, statistics
 
 if TYPE_CHECKING:
+    from gbn.learning.facts import Facts
+    from gbn.learning.row_blocks import Blocks
     from gbn.learning.stepwise import Stepwise
     from gbn.net import GaussianBayesNet
 
-__all__ = ["EM", "learner"]
+__all__ = ["EM", "learner", "sums_suffice"]
 
 Array = np.ndarray[Any, Any]
 Figures = dict[str, float]
+TAKES_BLOCKS = True
+# How far variances may lie apart for an exact E-step to keep digits.
+_RESOLVED = 1e10
+
+
+def sums_suffice(net: GaussianBayesNet, options: Mapping[str, Any]) -> bool:
+    """Whether rows may be replaced by fewer ones with the same sums; see :mod:`gbn.learning.condensation`."""
+    return net.is_linear() and options.get("batch_size") is None and options.get("engine", "exact") == "exact"
 
 
 def learner(
     net: GaussianBayesNet,
-    data: Data,
+    data: Data | Blocks,
     frozen: Frozen,
     rng: np.random.Generator,
     *,
@@ -83,15 +94,17 @@ def learner(
         noise_prior: (count, variance): the noise counts so many further rows with errors of this variance; for all, or
             by vertex or noise.
         variance_floor: the least variance of any noise in any direction, relative to the mean variance of what was
-            observed of its vertices (where nothing was, to its initial variance).  None: 1e-9, or 1e-4 in batches,
-            whose few rows a net can fit by chance.
+            observed of its vertices (where nothing was, to its initial variance); learned noises below it begin there.
+            None: 1e-9 (1.2e-5 in float32), or 1e-4 in batches, whose few rows a net can fit by chance.
         standard_errors: of all that was learned, from the observed information
             (:func:`gbn.learning.standard_errors.standard_errors`); costs two E-steps for each number learned.
         batch_size: rows for each step of stepwise EM, whose figure is the ``log_evidence`` a row of the net linearised
-            at the forward pass, as the epoch went; None: plain EM.  What follows is of stepwise EM, which has no
+            at the forward pass, as the epoch went, by which ``patience`` judges unless there is validation, though
+            the result is the last epoch's; None: plain EM.  What follows is of stepwise EM, which has no
             use for max_iter, tol, px, restarts and standard_errors, and no other engine than "exact".
         epochs: passes over the data.
-        step_size: the share of the statistics that a batch replaces; None: (t + 1)^-step_decay at step t.
+        step_size: the share of the statistics that a batch replaces; None: (t + 1)^-step_decay at step t, times the
+            numbers that the batch has for each unknown of a layer where they are more than one, and at most 1.
         step_decay: above 0 and at most 1.  Statistics converge for good above ½ (Cappé & Moulines); the default keeps
             forgetting those of earlier weights.
         linearisations: how often the net is linearised for a batch; once is at the forward pass.
@@ -106,24 +119,26 @@ def learner(
         UnknownNameError, ShapeError: names and masks.
     """
     if variance_floor is None:
-        variance_floor = 1e-9 if batch_size is None else 1e-4
+        # In float32 the E-step itself needs more.
+        variance_floor = max(1e-9, 100 * float(np.finfo(net.dtype).eps)) if batch_size is None else 1e-4
     for name, number in (
         ("max_iter", max_iter),
         ("tol", tol or 0),
         ("restarts", restarts),
         ("variance_floor", variance_floor),
     ):
-        if not number >= 0:
-            raise LearningError(f"{name}: got {number}, expected a number of at least 0")
+        if not 0 <= number < np.inf:
+            raise LearningError(f"{name}: got {number}, expected a finite number of at least 0")
     families = read_families(net, frozen)
     options = _Options(net, families, frozen)
     priors = Priors(
         ridge=options.ridge(ridge),
         masks=options.masks(mask or {}),
         noise=options.noise_prior(noise_prior),
-        floor={} if not variance_floor else _floors(net, data, families, variance_floor),
+        floor={} if not variance_floor else _floors(net, data.facts, families, variance_floor),
         fixed=options.fixed(engine == "pc" if fixed_noise is None else fixed_noise),
     )
+    net = _at_floor(net, priors)
     if batch_size is not None:
         if engine != "exact" or engine_options or restarts or standard_errors:
             raise LearningError("batch_size: stepwise EM takes no other engine, no restarts and no standard_errors")
@@ -148,11 +163,12 @@ class EM:
     unit = "iterations"
     measure = "change"
     objective = "objective"
+    watched = ("objective", 1)
 
     def __init__(
         self,
         net: GaussianBayesNet,
-        data: Data,
+        data: Data | Blocks,
         families: list[Family],
         priors: Priors,
         rng: np.random.Generator,
@@ -170,16 +186,14 @@ class EM:
         self.rounds = max_iter * (restarts + 1)
         self.remedy = f"raise max_iter (now {max_iter}), or tol (now {tol})"
         self.groups = parameter_groups(families)
-        rows = condensed(data) if engine[0] == "exact" and net.is_linear() else data
-        self.few, self.estep = rows, estep(rows, families, *engine)
-        self.gauges: list[Gauge] = find_gauges(net, data, families, priors) if px else []
-        self.observed = _observed(data)
-        self.shifts: list[Array] | None = None
+        self.statistics = statistics(data, families, *engine)
+        self.gauges: list[Gauge] = find_gauges(net, data.facts.given, families, priors) if px else []
+        self.observed = max(data.facts.observed, 1.0)
         self.notes: set[str] = set()
         self.start = self.iteration = 0
         self.change = np.inf
         self._failure: str | None = None
-        self._others: dict[Data, Expectation] = {}
+        self._others: dict[Data | Blocks, Statistics] = {}
 
     def begin(self) -> Figures:
         return self._expect(self.net)
@@ -190,7 +204,13 @@ class EM:
         roots = {gauge.root for gauge in self.gauges}
         parts = [(f, m) for f, m in zip(self.families, self.moments, strict=True) if f.name not in roots]
         notes: set[str] = set()
-        net = maximise(self.net, parts, self.groups, self.priors, notes)
+        try:
+            net = maximise(self.net, parts, self.groups, self.priors, notes)
+        except CovarianceError as error:
+            raise LearningError(
+                f"{error}; in iteration {self.iteration + 1} rows are fitted exactly, and leave no noise: give "
+                "variance_floor=, noise_prior= or fixed_noise="
+            ) from error
         for gauge in self.gauges:
             number = next(k for k, f in enumerate(self.families) if f.name == gauge.root)
             net = gauge.apply(net, self.moments[number])
@@ -204,12 +224,10 @@ class EM:
 
     def _expect(self, net: GaussianBayesNet) -> Figures:
         """The E-step at a net, which becomes the learner's."""
-        expected: Expected = self.estep(net)
-        moments = moments_of(expected, self.families, self.few, self.shifts)
-        found = expected.objective(self.few.counts)
-        self.net, self.moments, self.log_evidence = net, moments, found
+        sums = self.statistics(net)
+        found = sums.objective
+        self.net, self.moments, self.log_evidence = net, sums.moments, found
         self.value = found + self.priors.log_density(net)
-        self.shifts = [m.shift for m in moments]
         name = "log_evidence" if self.engine[0] == "exact" else "minus_free_energy"
         return {name: found, "objective": self.value, "start": float(self.start), "change": np.inf}
 
@@ -232,17 +250,18 @@ class EM:
         # Rounding grows with the spread of the variances, as the condition of the posterior does.
         variances = [np.linalg.eigvalsh(q.value) if q.form == "full" else q.value for q in self.net.noises.values()]
         spread = max(v.max() for v in variances) / min(v.min() for v in variances)
-        resolution = max(1e-9, 100 * float(np.finfo(self.net.dtype).eps) * min(spread, 1e10))
+        resolution = max(1e-9, 100 * float(np.finfo(self.net.dtype).eps) * min(spread, _RESOLVED))
         exact = self.engine[0] == "exact"
         if self.value >= before - resolution * (1 if exact else 1e3) * (abs(before) + self.observed):
             return
-        fell = f"the objective fell from {before:.12g} to {self.value:.12g} in iteration {self.iteration}"
-        if exact:
-            self._failure = (
-                f"{fell}, which EM never does: a defect of gbn, please report it; the best round is returned"
-            )
+        if not exact:
+            why = f": engine {self.engine[0]!r} did not arrive; let it go further (engine_options)"
+        elif spread > _RESOLVED:
+            why = f": variances {spread:.1g} times apart leave no digits; raise variance_floor, or rescale latents"
         else:
-            self._failure = f"{fell}: engine {self.engine[0]!r} did not arrive; let it go further (engine_options)"
+            why = ", which EM never does: a defect of gbn, please report it; the best round is returned"
+        fell = f"the objective fell from {before:.12g} to {self.value:.12g} in iteration {self.iteration}"
+        self._failure = fell + why
 
     def _settled(self) -> bool:
         """Whether this start has arrived or used up its iterations."""
@@ -259,25 +278,22 @@ class EM:
     def failed(self) -> str | None:
         return self._failure
 
-    def score(self, data: Data) -> float:
+    def score(self, data: Data | Blocks) -> float:
         """Log-evidence of other rows per unit of weight."""
         if data not in self._others:
-            self._others[data] = estep(data.of(self.net), self.families, *self.engine)
-        expected = self._others[data](self.net)
-        return expected.objective(data.counts) / data.total
+            self._others[data] = statistics(data.of(self.net), self.families, *self.engine)
+        return self._others[data].objective(self.net) / data.total
 
     def state(self) -> dict[str, Any]:
         return {
             "start": self.start,
             "iteration": self.iteration,
             "change": self.change,
-            "shifts": list(self.shifts or ()),
             "notes": sorted(self.notes),
             "failure": self._failure,
         }
 
     def restore(self, net: GaussianBayesNet, state: Mapping[str, Any]) -> None:
-        self.shifts = list(state["shifts"])
         self._expect(net)
         self.start, self.iteration, self.change = state["start"], state["iteration"], state["change"]
         self.notes, self._failure = set(state["notes"]), state["failure"]
@@ -294,8 +310,9 @@ class EM:
         if self.wants_errors:
             from gbn.learning.standard_errors import standard_errors
 
+            expected = self.statistics if exact else statistics(self.data, self.families)
             out["standard_errors"] = standard_errors(
-                best, self.data, self.families, self.priors, [gauge.root for gauge in self.gauges]
+                best, expected, self.families, self.priors, [gauge.root for gauge in self.gauges]
             )
         return out
 
@@ -363,39 +380,34 @@ class _Options:
         return out
 
 
-def _observed(data: Data) -> float:
-    """How many numbers were observed, by weight; at least 1."""
-    total = 0.0
-    for name, value in data.evidence.values.items():
-        known = data.evidence.masks.get(name, ~np.isnan(value))
-        total += float(data.counts @ known.reshape(data.samples, -1).sum(axis=1))
-    return max(total, 1.0)
-
-
-def _floors(net: GaussianBayesNet, data: Data, families: Sequence[Family], relative: float) -> dict[str, float]:
+def _floors(net: GaussianBayesNet, facts: Facts, families: Sequence[Family], relative: float) -> dict[str, float]:
     """The least variance of each noise: ``relative`` times the mean variance of what was observed of its vertices."""
     sums: dict[str, Array] = {}
     for family in families:
         for vertex, _ in family.members:
-            if vertex in data.evidence.values:
-                sums[family.noise] = sums.get(family.noise, 0) + _sums(data, vertex)
+            if vertex in facts.sums:
+                sums[family.noise] = sums.get(family.noise, 0) + facts.sums[vertex]
     out = {}
     for noise in {f.noise for f in families}:
         scale = 0.0
         if noise in sums:
-            weight, first, second = sums[noise]
-            weight = np.maximum(weight, 1e-300)
-            # Less what is only rounding in a constant column.
-            variance = second / weight - (first / weight) ** 2
-            scale = float(np.where(variance > 1e-12 * second / weight, variance, 0.0).mean())
+            scale = float(variances(sums[noise]).mean())
         out[noise] = relative * (scale or float(net.noises[noise].diagonal().mean()))
     return out
 
 
-def _sums(data: Data, name: str) -> Array:
-    """Σ w, Σ w y and Σ w y² of a vertex's observed entries.  Shape: (3, size)."""
-    value = data.evidence.values[name].reshape(data.samples, -1).astype(np.float64)
-    mask = data.evidence.masks.get(name)
-    known = np.ones_like(value) if mask is None else mask.reshape(value.shape).astype(np.float64)
-    weight = known * data.counts[:, None]
-    return np.stack([weight.sum(axis=0), (weight * value).sum(axis=0), (weight * value * value).sum(axis=0)])
+def _at_floor(net: GaussianBayesNet, priors: Priors) -> GaussianBayesNet:
+    """The net where EM may begin: what is below its floor is lifted to it, for from outside EM need not climb."""
+    lifted = {}
+    for name, floor in priors.floor.items():
+        noise = net.noises[name]
+        if name in priors.fixed:
+            continue
+        if noise.form != "full":
+            low, value = noise.value.min() < floor, np.maximum(noise.value, floor)
+        else:
+            values, vectors = np.linalg.eigh(noise.value)
+            low, value = values[0] < floor, (vectors * np.maximum(values, floor)) @ vectors.T
+        if low:
+            lifted[name] = value
+    return with_noise(net, lifted) if lifted else net

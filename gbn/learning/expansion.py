@@ -8,7 +8,7 @@ Source: Liu, Rubin & Wu, *Parameter expansion to accelerate EM: the PX-EM algori
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ import numpy as np
 from gbn.learning.numbers import with_values
 
 if TYPE_CHECKING:
-    from gbn.learning.data import Data
     from gbn.learning.expectations import Moments
     from gbn.learning.maximisation import Priors
     from gbn.learning.regressions import Family
@@ -93,12 +92,16 @@ def _columns(family: Family, root: str) -> Array:
     return np.arange(start, start + family.sizes[regressors.index(root)])
 
 
-def find_gauges(net: GaussianBayesNet, data: Data, families: Sequence[Family], priors: Priors) -> list[Gauge]:
+def find_gauges(
+    net: GaussianBayesNet, seen: Collection[str], families: Sequence[Family], priors: Priors
+) -> list[Gauge]:
     """The latent roots whose mean and covariance their children can take up.
 
     All weights on the root must be free: not frozen, masked, held back by a ridge, or tied to anything else.
+
+    Args:
+        seen: vertices of which anything is known in any row.
     """
-    seen = {*data.evidence.values, *data.evidence.do}
     uses: dict[str, int] = {}
     for family in families:
         for parameter in family.learned:
@@ -133,7 +136,7 @@ def _gauge(
     moves = True
     for family in children:
         tied = any(uses[p] > 1 or p in priors.masks or priors.ridge.get(p) for p in family.learned)
-        if len(family.members) > 1 or tied or not family.learned or len(family.blocks()) > 1:
+        if len(family.members) > 1 or family.rows is not None or tied or not family.learned or len(family.blocks()) > 1:
             return None
         layout = family.as_function_of(family.learned, dict(values)).whole_columns
         if layout is None or not set(_columns(family, root)) <= set(layout[0]):

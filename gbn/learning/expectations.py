@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,12 +17,14 @@ import numpy as np
 from gbn.errors import InferenceError, LearningError
 from gbn.evidence import Evidence
 from gbn.graph import nonlinear_given
-from gbn.inference import check_options, solver
+from gbn.inference import solver
 from gbn.inference.exact import Repeated
 from gbn.joint import is_shared
 from gbn.learning.data import Data
 from gbn.learning.leaves import Twin, scattered_leaves
 from gbn.learning.regressions import Family, names_of
+from gbn.learning.rows import Index, fold, gather
+from gbn.options import check_options
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
@@ -31,13 +34,15 @@ __all__ = ["Expectation", "Expected", "Moments", "estep", "moments_of"]
 
 Array = np.ndarray[Any, Any]
 Pairs = Sequence[tuple[str, str]]
+# Numbers in rows that are gathered from one vertex and its regressors at once.
+_GATHERED_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Σ w E[(z - s)(z - s)ᵀ] of a family, z = (x, u, 1), taken about a point s to keep digits.
 
-    weight: Σ w, over rows and members.
+    weight: Σ w, over samples, members and positions.
     second: shape (d, d), d the entries of x, of u, and 1.
     shift: s, with 0 for the constant.  Shape: (d,).
     size: entries of x.
@@ -66,9 +71,28 @@ class Moments:
     @cached_property
     def about_zero(self) -> Moments:
         """The same moments with s = 0."""
+        return self.moved(np.zeros_like(self.shift))
+
+    def moved(self, shift: Array) -> Moments:
+        """The same moments about another point."""
         move = np.eye(len(self.shift))
-        move[:, -1] += self.shift
-        return Moments(self.weight, move @ self.second @ move.T, np.zeros_like(self.shift), self.size)
+        move[:, -1] += self.shift - shift
+        return Moments(self.weight, move @ self.second @ move.T, shift, self.size)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Moments]) -> Moments:
+        """The moments of all rows together, about the one point that the parts have, else about the mean of theirs.
+
+        Where each part is taken about its own mean, that is the mean of all, and no digits are lost on the way
+        (Chan, Golub & LeVeque, *Algorithms for computing the sample variance*, Am. Stat. 37, 1983).
+        """
+        first, weight = parts[0], sum(part.weight for part in parts)
+        shift = first.shift
+        if any(not np.array_equal(part.shift, shift) for part in parts):
+            shift = sum((part.weight * part.shift for part in parts), np.zeros_like(shift)) / (weight or 1.0)
+            parts = [part.moved(shift) for part in parts]
+        second = sum((part.second for part in parts), np.zeros_like(first.second))
+        return cls(weight, second, shift, first.size)
 
     @cached_property
     def transport(self) -> Array:
@@ -79,8 +103,8 @@ class Moments:
 
     def about(self, coefficients: Array) -> Array:
         """Coefficients A of z as those of z - s."""
-        out = coefficients @ self.transport
-        out[:, -1] -= self.shift[: self.size]
+        out = np.array(coefficients, np.float64)
+        out[:, -1] += coefficients[:, :-1] @ self.shift[self.size : -1] - self.shift[: self.size]
         return out
 
     def back(self, coefficients: Array) -> Array:
@@ -106,8 +130,15 @@ class Expected(Protocol):
     def mean(self, name: str) -> Array:
         """Shape: (samples, *event)."""
 
-    def summed_covariance(self, pairs: Pairs, counts: Array) -> Array | None:
-        """Σ_n counts_n Σ_pairs Cov_n; None where all of it is zero.  Shape: (size of a, size of b)."""
+    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index]) -> Array | None:
+        """Σ_n counts_n Σ_pairs Cov_n; None where all of it is zero.
+
+        Args:
+            rows: which entries of either vertex are one row; what comes back is the sum over rows.
+
+        Returns:
+            shape (entries of a row of a, of b).
+        """
 
     def objective(self, counts: Array) -> float:
         """What the E-step says of the net, in nats: more is better."""
@@ -122,8 +153,11 @@ class Expectation(Protocol):
 
 class _Exact:
     def __init__(self, solution: Any) -> None:
-        self.mean, self.summed_covariance = solution.mean, solution.summed_covariance
-        self._solution = solution
+        self.mean, self._solution = solution.mean, solution
+
+    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index]) -> Array | None:
+        found = self._solution.summed_covariance(pairs, counts)
+        return None if found is None else fold(found, *rows)
 
     def objective(self, counts: Array) -> float:
         return float(counts @ self._solution.log_evidence().astype(np.float64))
@@ -138,7 +172,7 @@ class _Approximate:
     def mean(self, name: str) -> Array:
         return self.post.mean[name]
 
-    def summed_covariance(self, pairs: Pairs, counts: Array) -> Array | None:
+    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index]) -> Array | None:
         if self.certain:
             return None
         total: Array | None = None
@@ -146,7 +180,7 @@ class _Approximate:
             cov = self.post.cov(a, b)
             part = cov[0] * counts.sum() if is_shared(cov) else np.tensordot(counts, cov, 1)
             total = part if total is None else total + part
-        return total
+        return None if total is None else fold(total, *rows)
 
     def objective(self, counts: Array) -> float:
         return -float(counts @ self.post.free_energy.astype(np.float64))
@@ -157,6 +191,7 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
 
     Raises:
         LearningError: an engine without expectations, or a net that is nonlinear in what is hidden.
+        UnknownNameError, ArgumentTypeError: options.
     """
     names = list(names_of(families))
     if engine not in ("exact", "vmp", "pc"):
@@ -168,11 +203,8 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
             "are linear-Gaussian given the data; give batch_size= (stepwise EM, of the net linearised), take method "
             "'local', observe what it reads, or linearise the net with net.linearize"
         )
+    check_options(Repeated if engine == "exact" else solver(engine), options, f"engine {engine!r} (engine_options)")
     if engine == "exact":
-        known = ("solver", "dense_limit")
-        for option in options:
-            if option not in known:
-                raise LearningError(f"engine_options: got {option!r}, expected one of {', '.join(map(repr, known))}")
 
         def repeated(evidence: Evidence, asked: list[str]) -> Repeated:
             return Repeated(evidence, asked, **options)
@@ -180,7 +212,6 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
         leaves = scattered_leaves(data)
         found = Twin(data, leaves, names, repeated) if leaves else repeated(data.evidence, names)
         return lambda net: _Exact(found(net))
-    check_options(engine, options)
     settings = {"prediction": "live"} | dict(options) if engine == "pc" else dict(options)
     solve = solver(engine)
 
@@ -208,22 +239,32 @@ def _moments(
     expected: Expected, family: Family, means: Mapping[str, Array], counts: Array, shift: Array | None
 ) -> Moments:
     parts = list(zip(*((vertex, *regressors) for vertex, regressors in family.members), strict=True))
+    index: list[Index] = [None] * len(parts) if family.rows is None else [family.rows.place, *family.rows.reads]
+    positions = 1 if family.rows is None else family.rows.count
     weights = counts if len(family.members) == 1 else np.tile(counts, len(family.members))
-    total = float(weights.sum())
-    columns = [means[names[0]] if len(names) == 1 else np.concatenate([means[n] for n in names]) for names in parts]
+    total = float(weights.sum()) * positions
+    whole = [means[names[0]] if len(names) == 1 else np.concatenate([means[n] for n in names]) for names in parts]
     if shift is None:
-        shift = np.concatenate([*(weights @ column / total for column in columns), [0.0]])
-    z = np.concatenate([*columns, np.ones((len(weights), 1))], axis=1) - shift
-    second = z.T @ z if (weights == 1).all() else z.T @ (z * weights[:, None])
-    ends = np.cumsum([0, *(column.shape[1] for column in columns)])
-    for i, first in enumerate(parts):
-        for j in range(i, len(parts)):
-            cov = expected.summed_covariance(list(zip(first, parts[j], strict=True)), counts)
-            if cov is not None:
-                rows, across = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
-                second[rows, across] += (cov + cov.T) / 2 if i == j else cov
-                if i != j:
-                    second[across, rows] += cov.T
+        centres = [gather((weights @ one)[None], at).sum(axis=0) for one, at in zip(whole, index, strict=True)]
+        shift = np.concatenate([*(centre / (total or 1.0) for centre in centres), [0.0]])
+    second = np.zeros((len(shift), len(shift)))
+    width = max(1, _GATHERED_AT_ONCE // (positions * len(shift)))
+    for start in range(0, len(weights), width):
+        part = slice(start, start + width)
+        columns = [gather(one[part], at) for one, at in zip(whole, index, strict=True)]
+        z = np.concatenate([*columns, np.ones((len(columns[0]), 1))], axis=1) - shift
+        repeated = np.repeat(weights[part], positions) if positions > 1 else weights[part]
+        second += z.T @ z if (repeated == 1).all() else z.T @ (z * repeated[:, None])
+    ends = np.cumsum([0, family.size, *family.sizes])
+    # Those of each with itself first: they tell whether rounding has left digits, before others are taken.
+    pairs = [(i, i) for i in range(len(parts))] + list(combinations(range(len(parts)), 2))
+    for i, j in pairs:
+        cov = expected.summed_covariance(list(zip(parts[i], parts[j], strict=True)), counts, (index[i], index[j]))
+        if cov is not None:
+            rows, across = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+            second[rows, across] += (cov + cov.T) / 2 if i == j else cov
+            if i != j:
+                second[across, rows] += cov.T
     if not np.isfinite(second).all():
         raise InferenceError(f"{family.name!r}: its expected second moments are not finite; rescale the data")
     return Moments(total, second, shift, family.size)

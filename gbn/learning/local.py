@@ -25,6 +25,7 @@ import numpy as np
 
 from gbn.errors import LearningError, UnknownNameError
 from gbn.inference.point_estimate import sweep
+from gbn.learning.facts import variances
 from gbn.learning.messages import Inference, inference_of
 from gbn.learning.messages import incremental as rounds
 from gbn.learning.numbers import with_noise, with_values
@@ -35,19 +36,21 @@ from gbn.linearize import Linearization
 if TYPE_CHECKING:
     from gbn.learning.data import Data
     from gbn.learning.numbers import Frozen
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Local", "learner"]
 
 Array = np.ndarray[Any, Any]
 Figures = dict[str, float]
+TAKES_BLOCKS = True
 _MEASURED_AT_ONCE = 1024
 _MOST_LOG_VARIANCE = 100.0
 
 
 def learner(
     net: GaussianBayesNet,
-    data: Data,
+    data: Data | Blocks,
     frozen: Frozen,
     rng: np.random.Generator,
     *,
@@ -72,7 +75,8 @@ def learner(
 ) -> Local:
     """Gradient learning at work on a net.
 
-    The result is the net of the last epoch, or with ``validation`` that of the best one; ``patience`` needs validation.
+    The result is the net of the last epoch, or with ``validation`` that of the best one.
+    Without it ``patience`` judges by the ``free_energy`` of an epoch, as it went.
 
     Args:
         epochs: passes over the data.
@@ -121,12 +125,13 @@ class Local:
     measure = "free_energy"
     # Every epoch counts as better than the one before: what a training set says of itself is no judge.
     objective = "steps"
+    watched = ("free_energy", -1)
     remedy = "lower learning_rate"
 
     def __init__(
         self,
         net: GaussianBayesNet,
-        data: Data,
+        data: Data | Blocks,
         rng: np.random.Generator,
         inference: Inference,
         optimizer: Optimizer,
@@ -211,7 +216,7 @@ class Local:
     def failed(self) -> str | None:
         return self._failure
 
-    def score(self, data: Data) -> float:
+    def score(self, data: Data | Blocks) -> float:
         return log_density(self.net, data)
 
     def state(self) -> dict[str, Any]:
@@ -260,14 +265,14 @@ def _noise_slope(point: Linearization, noise: str, factor: float | Array) -> Arr
 
 
 def _noises_to_learn(
-    net: GaussianBayesNet, data: Data, frozen: Frozen, chosen: bool | str | Sequence[str], live: bool
+    net: GaussianBayesNet, data: Data | Blocks, frozen: Frozen, chosen: bool | str | Sequence[str], live: bool
 ) -> list[str]:
     """Names of the noises that are asked for.
 
     Raises:
         UnknownNameError, LearningError: as :func:`learner`.
     """
-    observed = {net.vertices[n].noise for n in data.evidence.values if net.vertices[n].noise is not None}
+    observed = {net.vertices[n].noise for n in data.facts.sums if net.vertices[n].noise is not None}
     if isinstance(chosen, bool):
         wanted = [str(n) for n in net.noises if chosen and n in observed and n not in frozen.noises]
     else:
@@ -292,19 +297,18 @@ def _noises_to_learn(
     return list(dict.fromkeys(wanted))
 
 
-def _observed_variance(net: GaussianBayesNet, data: Data, noise: str) -> float:
+def _observed_variance(net: GaussianBayesNet, data: Data | Blocks, noise: str) -> float:
     """Mean variance of what was observed of a noise's vertices, else its own."""
     found = []
-    for name, value in data.evidence.values.items():
+    for name, sums in data.facts.sums.items():
         if net.vertices[name].noise == noise:
-            seen = np.where(data.evidence.masks.get(name, np.True_), value, np.nan).reshape(data.samples, -1)
-            some = seen[:, ~np.isnan(seen).all(axis=0)]
-            found.append(float(np.nanvar(some, axis=0).mean()) if some.size else 0.0)
+            some = sums[:, sums[0] > 0]
+            found.append(float(variances(some).mean()) if some.size else 0.0)
     return max(found, default=0.0) or float(net.noises[noise].diagonal().mean())
 
 
 def _check(
-    epochs: int, batch_size: int | None, scale: str | float, floor: float, learned: Sequence[str], data: Data
+    epochs: int, batch_size: int | None, scale: str | float, floor: float, learned: Sequence[str], data: Data | Blocks
 ) -> None:
     """Raise LearningError, with all that is wrong."""
     wrong = []
@@ -318,7 +322,7 @@ def _check(
         wrong.append(f"variance_floor: got {floor}, expected a finite number above 0")
     if not learned:
         wrong.append("nothing is left to be learned: every parameter is frozen, or there is none; see freeze")
-    if not data.evidence.values:
+    if not data.facts.sums:
         wrong.append("data: nothing but inputs is given; give what was observed of an output, or of its label")
     if wrong:
         raise LearningError("; ".join(wrong))

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from gbn.learning.design import Coefficients
     from gbn.learning.expectations import Moments
     from gbn.learning.regressions import Family
+    from gbn.learning.sharing import Group
     from gbn.net import GaussianBayesNet
 
-__all__ = ["Priors", "maximise", "parameter_groups", "solve_spd"]
+__all__ = ["Priors", "maximise", "solve_spd"]
 
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array]
@@ -71,7 +72,7 @@ class Priors:
 def maximise(
     net: GaussianBayesNet,
     parts: Parts,
-    groups: Sequence[set[str]],
+    groups: Sequence[Group],
     priors: Priors,
     notes: set[str],
 ) -> GaussianBayesNet:
@@ -79,7 +80,7 @@ def maximise(
 
     Args:
         parts: families with their moments.
-        groups: of :func:`parameter_groups`.
+        groups: of :func:`gbn.learning.sharing.parameter_groups`.
         notes: takes a sentence for each thing that the data did not determine.
     """
     values = {n: v.value for n, v in net.vertices.items() if v.value is not None}
@@ -88,7 +89,7 @@ def maximise(
         for name in family.learned:
             users.setdefault(name, []).append(number)
     for group in groups:
-        concerned = [parts[number] for number in sorted({k for name in group for k in users.get(name, ())})]
+        concerned = [parts[number] for number in sorted({k for name in group.names for k in users.get(name, ())})]
         if not concerned:
             continue
         values |= _weights(net, concerned, group, values, priors, notes)
@@ -97,63 +98,98 @@ def maximise(
     return with_noise(out, _noises(net, parts, values, priors, notes))
 
 
-def parameter_groups(families: Sequence[Family]) -> list[set[str]]:
-    """Learned parameters that are solved for together: those that meet in a family, where it is linear in both."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            parent[name] = name = parent[parent[name]]
-        return name
-
-    conflicts: set[frozenset[str]] = set()
-    for family in families:
-        for name in family.learned:
-            parent.setdefault(name, name)
-        for name in family.learned[1:]:
-            parent[root(name)] = root(family.learned[0])
-        blocks = family.blocks()
-        conflicts |= {
-            frozenset((a, b)) for i, one in enumerate(blocks) for c in blocks[i + 1 :] for a in one for b in c
-        }
-    together: dict[str, list[set[str]]] = {}
-    for name in parent:
-        groups = together.setdefault(root(name), [])
-        for group in groups:
-            if not conflicts or not any(frozenset((name, other)) in conflicts for other in group):
-                group.add(name)
-                break
-        else:
-            groups.append({name})
-    return [group for groups in together.values() for group in groups]
-
-
 def _weights(
-    net: GaussianBayesNet, parts: Parts, group: set[str], values: Values, priors: Priors, notes: set[str]
+    net: GaussianBayesNet, parts: Parts, group: Group, values: Values, priors: Priors, notes: set[str]
 ) -> Values:
     """New values of one group of parameters, all others given."""
-    plain = group.isdisjoint(priors.masks) and not any(priors.ridge.get(name) for name in group)
-    if len(parts) == 1 and plain:
-        family, moments = parts[0]
-        block = tuple(p for p in family.learned if p in group)
-        found = _whole_columns(family.as_function_of(block, values), moments, family, values, notes)
-        if found is not None:
-            return _split(net, block, found)
-    names = sorted(group)
+    names = group.names
     theta = np.concatenate([np.asarray(values[n], np.float64).reshape(-1) for n in names])
+    ends = np.cumsum([0, *(values[n].size for n in names)])
+    where = {n: np.arange(a, b) for n, a, b in zip(names, ends[:-1], ends[1:], strict=True)}
+    blocks = [tuple(p for p in family.learned if p in where) for family, _ in parts]
+    coefficients = [family.as_function_of(block, values) for (family, _), block in zip(parts, blocks, strict=True)]
+    columns = [np.concatenate([where[p] for p in block]) for block in blocks]
     free = np.concatenate([priors.masks.get(n, np.ones(values[n].shape, bool)).reshape(-1) for n in names])
     alpha = np.concatenate([np.full(values[n].size, priors.ridge.get(n, 0.0)) for n in names])
-    index = np.flatnonzero(free)
-    hessian, gradient = _normal_equations(net, parts, names, values, theta)
-    hessian = sparse.csr_array(hessian[index][:, index] + sparse.diags_array(alpha[index]))
-    moved = _solved_by_parts(hessian, gradient[index] - alpha[index] * theta[index], parts[0][0].name, notes)
-    theta[index] += moved
+    reached = np.zeros(len(theta), bool)
+    for component in group.components(coefficients, columns, len(theta)):
+        some = [_Share(*parts[k], coefficients[k], columns[k]) for k in component.families]
+        inside = component.unknowns
+        reached[inside] = True
+        whole = bool(free[inside].all())
+        plain = whole and not bool(alpha[inside].any())
+        if len(some) == 1 and plain:
+            found = _whole_columns(some[0].coefficients, some[0].moments, some[0].family, values, notes)
+            if found is not None:
+                theta[some[0].columns] = found
+                continue
+        if component.theta is not None and whole and _alike(net, some, plain, alpha[component.theta]):
+            place, factors = component.theta, component.factors
+            theta[place] += _shared_equations(net, some, place, factors, theta, alpha, notes)
+            continue
+        index = inside[free[inside]]
+        hessian, gradient = _normal_equations(net, some, theta)
+        hessian = sparse.csr_array(hessian[index][:, index] + sparse.diags_array(alpha[index]))
+        theta[index] += _solved_by_parts(hessian, gradient[index] - alpha[index] * theta[index], some[0].name, notes)
+    if not reached.all():
+        notes.add(_undetermined(parts[0][0].name))
     out = _split(net, names, theta)
     for name in names:
         if name in priors.masks:
             # What is masked is kept as it was, not as float64 would have it.
             out[name] = np.where(priors.masks[name], out[name], values[name])
     return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """What a family says of a group's parameters.
+
+    columns: the group's stacked entries that its coefficients are a function of.
+    """
+
+    family: Family
+    moments: Moments
+    coefficients: Coefficients
+    columns: Array
+
+    @property
+    def name(self) -> str:
+        return self.family.name
+
+    def about(self, theta: Array) -> Array:
+        """Its coefficients, in coordinates about the point that its moments are taken about."""
+        return self.moments.about(self.coefficients.at(theta[self.columns]))
+
+
+def _alike(net: GaussianBayesNet, shares: Sequence[_Share], plain: bool, alpha: Array) -> bool:
+    """Whether all columns of Θ have the same normal equations.  alpha: shape (rows, columns)."""
+    scalar = all(net.noises[share.family.noise].form == "scalar" for share in shares)
+    return (scalar or (len(shares) == 1 and plain)) and bool((alpha == alpha[:, :1]).all())
+
+
+def _shared_equations(
+    net: GaussianBayesNet,
+    shares: Sequence[_Share],
+    place: Array,
+    factors: Sequence[Array],
+    theta: Array,
+    alpha: Array,
+    notes: set[str],
+) -> Array:
+    """By how much Θ moves, all of its columns at once."""
+    rows, size = place.shape
+    square, slope = np.zeros((rows, rows)), np.zeros((rows, size))
+    for share, factor in zip(shares, factors, strict=True):
+        noise, moments = net.noises[share.family.noise], share.moments
+        precision = 1 / float(noise.value) if noise.form == "scalar" else 1.0
+        factor = factor @ moments.transport
+        square += precision * (factor @ moments.uu @ factor.T)
+        slope += precision * (factor @ (moments.xu - share.about(theta) @ moments.uu).T)
+    held = alpha[place]
+    square[np.diag_indices(rows)] += held[:, 0]
+    slope -= held * theta[place]
+    return solve_spd(square, slope, np.zeros_like(slope), shares[0].name, notes)
 
 
 def _split(net: GaussianBayesNet, names: Sequence[str], theta: Array) -> Values:
@@ -186,24 +222,18 @@ def _whole_columns(
     return theta
 
 
-def _normal_equations(
-    net: GaussianBayesNet, parts: Parts, names: Sequence[str], values: Values, theta: Array
-) -> tuple[sparse.csr_array, Array]:
+def _normal_equations(net: GaussianBayesNet, shares: Sequence[_Share], theta: Array) -> tuple[sparse.csr_array, Array]:
     """The Hessian of the group's quadratic, and its gradient at θ."""
-    ends = np.cumsum([0, *(values[n].size for n in names)])
-    where = {n: np.arange(a, b) for n, a, b in zip(names, ends[:-1], ends[1:], strict=True)}
     hessian: Any = sparse.csr_array((len(theta), len(theta)))
     gradient = np.zeros(len(theta))
-    for family, moments in parts:
-        block = tuple(p for p in family.learned if p in where)
-        coefficients = family.as_function_of(block, values)
-        columns = np.concatenate([where[p] for p in block])
-        about = moments.about(coefficients.at(theta[columns]))
+    for share in shares:
+        family, moments, columns, about = share.family, share.moments, share.columns, share.about(theta)
         # In coordinates about s the constant column takes its part of the others: vec (A P) = (Pᵀ ⊗ I) vec A.
         move = sparse.kron(sparse.csr_array(moments.transport.T), sparse.eye_array(family.size))
-        design = sparse.csc_array(move @ coefficients.design)
+        design = sparse.csc_array(move @ share.coefficients.design)
         noise = net.noises[family.noise]
-        pull = noise.solve((moments.xu - about @ moments.uu).T.reshape(-1, *noise.event))
+        gap = moments.xu - about @ moments.uu
+        pull = gap.T / noise.value if noise.form == "scalar" else noise.solve(gap.T.reshape(-1, *noise.event))
         gradient[columns] += design.T @ pull.reshape(-1)
         square = sparse.coo_array(design.T @ _curvature(family, moments, noise) @ design)
         spread = (square.data, (columns[square.row], columns[square.col]))
@@ -214,7 +244,8 @@ def _normal_equations(
 def _curvature(family: Family, moments: Moments, noise: Covariance) -> Any:
     """C_uu ⊗ Λ."""
     if noise.form != "full":
-        precision = sparse.diags_array(1 / noise.diagonal().reshape(-1))
+        variance = np.full(family.size, noise.value) if noise.form == "scalar" else noise.diagonal().reshape(-1)
+        precision = sparse.diags_array(1 / variance)
         return sparse.csr_array(sparse.kron(sparse.csr_array(moments.uu), precision))
     if family.size * family.columns > _MOST_DENSE:
         raise LearningError(
@@ -247,7 +278,7 @@ def solve_spd(square: Array, right: Array, now: Array, name: str, notes: set[str
     if not failed and np.diagonal(factor).min(initial=1) ** 2 > _SINGULAR:
         inner = linalg.cho_solve((factor, True), right * scale[:, None])
         return np.asarray(inner * scale[:, None])
-    notes.add(f"{name!r}: some weights are not determined by the data, and stay as they were in those directions")
+    notes.add(_undetermined(name))
     values, vectors = np.linalg.eigh(scaled)
     kept = values > _SINGULAR * len(values)
     basis = vectors[:, kept]
@@ -255,22 +286,31 @@ def solve_spd(square: Array, right: Array, now: Array, name: str, notes: set[str
     return np.asarray(now + scale[:, None] * (basis @ ((basis.T @ gap) / values[kept, None])))
 
 
+def _undetermined(name: str) -> str:
+    return f"{name!r}: some weights are not determined by the data, and stay as they were in those directions"
+
+
 def _noises(net: GaussianBayesNet, parts: Parts, values: Values, priors: Priors, notes: set[str]) -> dict[str, Array]:
     """New covariances: the mean squared residual of all families that share a noise, in its form."""
-    totals: dict[str, tuple[Array, float]] = {}
+    residuals: dict[str, list[Array]] = {}
+    weights: dict[str, list[float]] = {}
     for family, moments in parts:
-        if family.noise in priors.fixed:
-            continue
-        residual = moments.residual(moments.about(family.coefficients(values)))
-        before = totals.get(family.noise)
-        totals[family.noise] = (
-            (residual, moments.weight) if before is None else (before[0] + residual, before[1] + moments.weight)
-        )
+        if family.noise not in priors.fixed:
+            left = moments.residual(moments.about(family.coefficients(values)))
+            residuals.setdefault(family.noise, []).append(left)
+            weights.setdefault(family.noise, []).append(moments.weight)
     out = {}
-    for name, (residual, weight) in totals.items():
+    for name, found in residuals.items():
         count, variance = priors.noise.get(name, (0.0, 0.0))
-        mean = (residual + count * variance * np.eye(len(residual))) / (weight + count)
-        out[name] = _in_form(net.noises[name], mean, priors.floor.get(name, 0.0), name, notes)
+        noise = net.noises[name]
+        if noise.form == "scalar":
+            # Of all entries at all positions together.
+            square = sum(float(np.trace(one)) for one in found) + count * variance * noise.size
+            number = sum(w * len(one) for w, one in zip(weights[name], found, strict=True)) + count * noise.size
+            mean = np.array([[square / number]])
+        else:
+            mean = (sum(found[1:], found[0]) + count * variance * np.eye(noise.size)) / (sum(weights[name]) + count)
+        out[name] = _in_form(noise, mean, priors.floor.get(name, 0.0), name, notes)
     return out
 
 

@@ -24,6 +24,7 @@ from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Found", "Inference", "incremental", "inference_of"]
@@ -43,7 +44,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def inference_of(prediction: str, options: Mapping[str, Any], data: Data, rng: np.random.Generator) -> Inference:
+def inference_of(
+    prediction: str, options: Mapping[str, Any], data: Data | Blocks, rng: np.random.Generator
+) -> Inference:
     """Messages of fixed or live prediction, one step a batch.
 
     Raises:
@@ -67,7 +70,7 @@ def inference_of(prediction: str, options: Mapping[str, Any], data: Data, rng: n
         yield point, None
 
     # One row first, so that what cannot be is said before learning begins.
-    row = data.rows(np.zeros(1, int)).evidence
+    row = next(data.batches(1)).evidence
     with _quiet():
         predictive_coding.solve(row.net, row, (), prediction=prediction, **options, progress=False)
     if prediction == "live":
@@ -85,12 +88,15 @@ def incremental(net: GaussianBayesNet, options: Mapping[str, Any]) -> Inference:
     if foreign:
         raise LearningError(f"{' and '.join(foreign)}: incremental learning takes step_size and max_rounds alone")
     size = options.get("step_size", 0.1 * min((float(q.diagonal().min()) for q in net.noises.values()), default=1.0))
+    count = options.get("max_rounds", _INCREMENTAL_ROUNDS)
     if not 0 < size < math.inf:
         raise LearningError(f"step_size: got {size}, expected a finite number above 0")
+    if count < 1:
+        raise LearningError(f"max_rounds: got {count}, expected a number of at least 1")
 
     def rounds(evidence: Evidence) -> Generator[Found, GaussianBayesNet, None]:
         x = States(evidence).start()
-        for _ in range(options.get("max_rounds", _INCREMENTAL_ROUNDS)):
+        for _ in range(count):
             problem = States(evidence)
             x = x - size * problem.energy(x)[1]
             point = problem.at(x)

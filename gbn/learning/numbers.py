@@ -14,7 +14,7 @@ from gbn.gaussian import Covariance
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
-__all__ = ["Frozen", "numbers", "with_noise", "with_numbers", "with_values"]
+__all__ = ["Frozen", "moved", "numbers", "with_noise", "with_numbers", "with_values"]
 
 Array = np.ndarray[Any, Any]
 
@@ -47,7 +47,7 @@ class Frozen:
                 noises.add(name)
                 continue
             if name not in net.vertices:
-                raise UnknownNameError("name in freeze", name, [*net.vertices, *net.noises])
+                raise UnknownNameError("name in freeze", name, {**net.vertices, **net.noises})
             vertex = net.vertices[name]
             if vertex.noise is not None:
                 noises.add(vertex.noise)
@@ -88,6 +88,11 @@ def with_numbers(net: GaussianBayesNet, found: Mapping[str, Mapping[str, Array]]
     for kind in ("values", "noises"):
         if {n: a.shape for n, a in found[kind].items()} != {n: a.shape for n, a in expected[kind].items()}:
             raise FileFormatError(f"got {kind} of another net; begin anew, or give the net that was being fitted")
+    return moved(net, found)
+
+
+def moved(net: GaussianBayesNet, found: Mapping[str, Mapping[str, Array]]) -> GaussianBayesNet:
+    """A copy of a net with some of the numbers of another one of its kind, in the form of :func:`numbers`."""
     out = with_values(net, found["values"])
     return with_noise(
         out, {n: a.reshape(-1) if net.noises[n].form == "diagonal" else a for n, a in found["noises"].items()}

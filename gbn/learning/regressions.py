@@ -15,6 +15,7 @@ import numpy as np
 
 from gbn.errors import LearningError
 from gbn.learning.design import Coefficients, Design, Mean
+from gbn.learning.rows import Rows
 
 if TYPE_CHECKING:
     from gbn.learning.numbers import Frozen
@@ -32,7 +33,7 @@ class Family:
     """Noisy vertices with one noise and one mean function.
 
     noise: its name.
-    size: entries of each vertex.
+    size: entries of each vertex; where positions are rows, of what is made at one of them.
     members: vertex and its regressors, for each of them.
     mean: the mean function, as the first member has it; None for an input, whose mean is its prior's.
     learned: parameters of the mean that are learned, or the input itself where its prior mean is.
@@ -59,6 +60,11 @@ class Family:
     def columns(self) -> int:
         """Entries of all regressors together, and the constant."""
         return sum(self.sizes) + 1
+
+    @property
+    def rows(self) -> Rows | None:
+        """What is a row of the regression; None: a vertex and its regressors, whole."""
+        return None if self.mean is None else self.mean.rows
 
     def coefficients(self, values: Values) -> Array:
         """A, with E x = A [u; 1].  Shape: (size, columns)."""
@@ -105,22 +111,27 @@ def read_families(net: GaussianBayesNet, frozen: Frozen) -> list[Family]:
         )
     learned = {n for n in net.parameters if n not in frozen.values}
     order = {name: k for k, name in enumerate(net.vertices)}
-    families: dict[Any, Family] = {}
+    values = {n: v.value for n, v in net.vertices.items() if v.value is not None}
+    families: dict[Any, list[Family]] = {}
     for name, vertex in net.vertices.items():
         if vertex.noise is None or not vertex.plated:
             continue
         if vertex.kind == "input":
             own = () if name in frozen.values else (name,)
-            families[name] = Family(vertex.noise, vertex.size, [(name, ())], None, own)
+            families[name] = [Family(vertex.noise, vertex.size, [(name, ())], None, own)]
             continue
         mean = Mean.of(net, name, learned, order)
         key = (vertex.noise, mean.key())
-        if key in families:
-            families[key].members.append((name, mean.regressors))
-        else:
-            families[key] = Family(vertex.noise, vertex.size, [(name, mean.regressors)], mean, mean.learned)
+        if key not in families:
+            # Positions have noises of their own where these differ by entry, and are then no rows of one regression.
+            alike = net.noises[vertex.noise].form == "scalar" and not mean.faults()
+            parts = mean.by_positions(values) if alike else [mean]
+            families[key] = [Family(vertex.noise, part.shape[0], [], part, part.learned) for part in parts]
+        for family in families[key]:
+            family.members.append((name, mean.regressors))
+    found = [family for parts in families.values() for family in parts]
     # Roots are kept even so: their moments serve parameter expansion.
-    chosen = [f for f in families.values() if f.mean is None or f.learned or f.noise not in frozen.noises]
+    chosen = [f for f in found if f.mean is None or f.learned or f.noise not in frozen.noises]
     faults = [fault for f in chosen if f.mean is not None for fault in f.mean.faults()]
     if faults:
         raise LearningError("\n  - ".join(["method 'em' learns regressions, and these are none:", *faults]))

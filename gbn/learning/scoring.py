@@ -12,6 +12,7 @@ from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["free_energy", "log_density", "observed_density"]
@@ -20,11 +21,10 @@ Array = np.ndarray[Any, Any]
 _AT_ONCE = 1024
 
 
-def log_density(net: GaussianBayesNet, data: Data) -> float:
+def log_density(net: GaussianBayesNet, data: Data | Blocks) -> float:
     """Log-density of what was observed given the forward pass, per unit of weight, in nats."""
     total = 0.0
-    for start in range(0, data.samples, _AT_ONCE):
-        part = data.rows(np.arange(start, min(start + _AT_ONCE, data.samples)))
+    for part in data.batches(_AT_ONCE):
         total += float(part.counts @ observed_density(Linearization.forward(replace(part.evidence, net=net))))
     return total / data.total
 

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gbn.learning.condensation import condensed
 from gbn.learning.data import Data
-from gbn.learning.expectations import Expectation, estep, moments_of
 from gbn.learning.maximisation import Priors
 from gbn.learning.numbers import Frozen, with_noise, with_values
 from gbn.learning.regressions import Family, read_families
+from gbn.learning.statistics import Statistics, statistics
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
@@ -56,13 +55,13 @@ def score(net: GaussianBayesNet, data: Any, weights: Any = None, freeze: Sequenc
         As :func:`gbn.learning.fit` with method "em".
     """
     rows, families = Data.read(net, data, weights), read_families(net, Frozen.read(net, freeze))
-    return _score(net, rows, families, estep(rows, families, "exact", {}))
+    return _score(net, families, statistics(rows, families))
 
 
-def _score(net: GaussianBayesNet, data: Data, families: Sequence[Family], expect: Expectation) -> Score:
+def _score(net: GaussianBayesNet, families: Sequence[Family], expected: Statistics) -> Score:
     values = {n: v.value for n, v in net.vertices.items() if v.value is not None}
     out = Score({}, {})
-    for family, moments in zip(families, moments_of(expect(net), families, data), strict=True):
+    for family, moments in zip(families, expected(net).moments, strict=True):
         noise = net.noises[family.noise]
         about = moments.about(family.coefficients(values))
         precision = np.linalg.inv(noise.matrix())
@@ -183,12 +182,13 @@ class _Vector:
 
 
 def standard_errors(
-    net: GaussianBayesNet, data: Data, families: Sequence[Family], priors: Priors, gauges: Sequence[str] = ()
+    net: GaussianBayesNet, expected: Statistics, families: Sequence[Family], priors: Priors, gauges: Sequence[str] = ()
 ) -> Mapping[str, Array]:
     """Standard errors at a maximum: roots of the diagonal of the inverse observed information.
 
     Args:
         net: with what was learned.
+        expected: the exact E-step of the rows.
         gauges: latent roots whose own prior is only a convention, and not learned.
 
     Returns:
@@ -196,8 +196,6 @@ def standard_errors(
         form.  ∞ where the data do not determine a number (the factors of an analysis may be rotated); NaN at entries
         that were not learned.
     """
-    few = condensed(data) if net.is_linear() else data
-    expect = estep(few, families, "exact", {})
     vector = _Vector(net, families, priors, set(gauges))
     theta, steps = vector.read(), _STEP * vector.scales()
     information = np.empty((len(theta), len(theta)))
@@ -207,7 +205,7 @@ def standard_errors(
             moved = theta.copy()
             moved[k] += sign * step
             there = vector.put(moved)
-            slopes.append(vector.gradient(there, _score(there, few, families, expect)))
+            slopes.append(vector.gradient(there, _score(there, families, expected)))
         information[k] = (slopes[1] - slopes[0]) / (2 * step)
     return vector.named(_roots((information + information.T) / 2))
 

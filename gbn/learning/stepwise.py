@@ -7,7 +7,9 @@ The E-step of a batch is the posterior of the net linearised at the forward pass
 
 and the M-step takes S for the moments of all rows (Cappé & Moulines, J. R. Stat. Soc. B 71, 2009, section 2).  Every
 CPD whose mean is affine in what it reads is then a regression, B = C_xu C_uu⁻¹; with noise on affine results (latents
-"affine") so is every layer of a network.  The covariances are no ornament: they are what keeps weights from following
+"affine") so is every layer of a network.  A layer for each of whose unknowns a batch has r > 1 numbers (weights tied
+over positions or steps) need not remember as much, and what it remembers is of weights that are no longer: its share is
+r γ_t, at most 1.  The covariances are no ornament: they are what keeps weights from following
 the noise of a batch.
 """
 
@@ -25,10 +27,12 @@ from gbn.inference.live_prediction import Errors
 from gbn.inference.observation_space import ObservationPosterior
 from gbn.inference.solution import coordinates_observed
 from gbn.learning.expectations import Moments, moments_of
-from gbn.learning.maximisation import Priors, maximise, parameter_groups
+from gbn.learning.maximisation import Priors, maximise
 from gbn.learning.numbers import parameters_of, with_noise
 from gbn.learning.regressions import names_of
+from gbn.learning.rows import Index, fold, gather
 from gbn.learning.scoring import observed_density
+from gbn.learning.sharing import Group, parameter_groups
 from gbn.linearize import Linearization
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from gbn.learning.data import Data
     from gbn.learning.numbers import Frozen
     from gbn.learning.regressions import Family
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Stepwise", "check_reached"]
@@ -85,14 +90,19 @@ class Expected:
     def mean(self, name: str) -> Array:
         return self.point.values[name]
 
-    def summed_covariance(self, pairs: Sequence[tuple[str, str]], counts: Array) -> Array | None:
+    def summed_covariance(
+        self, pairs: Sequence[tuple[str, str]], counts: Array, rows: tuple[Index, Index] = (None, None)
+    ) -> Array | None:
         pairs = [(a, b) for a, b in pairs if self._uncertain(a) and self._uncertain(b)]
         if self.draws is None or not pairs:
-            return self.solution.summed_covariance(pairs, counts)
+            found = self.solution.summed_covariance(pairs, counts)
+            return None if found is None else fold(found, *rows)
         total: Any = 0.0
         for a, b in pairs:
-            first, second = self.draws[a] * counts[:, None], self.draws[b]
-            total = total + first.reshape(-1, first.shape[-1]).T @ second.reshape(-1, second.shape[-1]) / len(first)
+            for first, second in zip(self.draws[a], self.draws[b], strict=True):
+                total = total + gather(first * counts[:, None], rows[0]).T @ gather(second, rows[1]) / len(
+                    self.draws[a]
+                )
         return np.asarray(total)
 
     def _uncertain(self, name: str) -> bool:
@@ -110,12 +120,13 @@ class Stepwise:
     measure = "log_evidence"
     # What a training set says of a net is no judge of it: without held-out data the last round is the result.
     objective = "steps"
+    watched = ("log_evidence", 1)
     remedy = "raise the noise of the hidden vertices, or damping"
 
     def __init__(
         self,
         net: GaussianBayesNet,
-        data: Data,
+        data: Data | Blocks,
         families: Sequence[Family],
         priors: Priors,
         rng: np.random.Generator,
@@ -135,7 +146,7 @@ class Stepwise:
         self.linearisations, self.samples = linearisations, samples
         self.damping, self.noise_decay = damping, noise_decay
         self.groups, self.names = parameter_groups(families), list(names_of(families))
-        observed = {net.vertices[n].noise for n in data.evidence.values}
+        observed = {net.vertices[n].noise for n in data.facts.sums}
         self.annealed = [n for n in {f.noise: None for f in families} if n in priors.fixed and n not in observed]
         values = {n: v.value for n, v in net.vertices.items() if v.value is not None}
         for family in self.families:
@@ -144,6 +155,7 @@ class Stepwise:
                 family.as_function_of(family.learned, values)
         # One row's worth of agreement with the net as it is: what no row has told yet stays.
         self.running = [_agreeing(family, net, 1.0) for family in self.families]
+        self.told = _numbers_per_unknown(net, self.families, self.groups)
         self.epoch = self.steps = 0
         self.notes: set[str] = set()
         self._failure: str | None = None
@@ -154,7 +166,7 @@ class Stepwise:
     def step(self) -> Figures:
         net, total = self.net, 0.0
         for batch in self.data.batches(self.batch_size, self.rng):
-            net, found = self._batch(net, batch)
+            net, found = self.absorb(net, batch, self.step_size)
             total += found
             if not math.isfinite(total):
                 self._failure = f"the log-evidence is {found} in epoch {self.epoch + 1}, step {self.steps}"
@@ -166,16 +178,22 @@ class Stepwise:
         # As the epoch went, each batch before its step.
         return {"log_evidence": total / self.data.total, "steps": float(self.steps)}
 
-    def _batch(self, net: GaussianBayesNet, batch: Data) -> tuple[GaussianBayesNet, float]:
-        """The net after one E-step and one M-step, and the log-evidence of the batch before them."""
+    def absorb(self, net: GaussianBayesNet, batch: Data, share: float | None) -> tuple[GaussianBayesNet, float]:
+        """The net after one E-step and one M-step, and the log-evidence of the batch before them.
+
+        Args:
+            share: of the statistics of before, what the batch replaces; None: as the schedule of steps has it.
+        """
         evidence = replace(batch.evidence, net=net)
         expected = Expected(evidence, self.names, self.linearisations, self.samples, self.rng)
         self.steps += 1
-        share = self.step_size or (self.steps + 1) ** -self.step_decay
+        step = (self.steps + 1) ** -self.step_decay
         zero = [np.zeros_like(m.shift) for m in self.running]
         for k, new in enumerate(moments_of(expected, self.families, batch, zero)):
             # In rows of a batch rather than shares, so that one row of the beginning counts as one.
-            old, kept = self.running[k], 1 - share
+            own = min(1.0, step * max(1.0, batch.total * self.told[k]))
+            replaced = own if share is None else share
+            old, kept = self.running[k], 1 - replaced
             self.running[k] = replace(old, weight=kept * old.weight + new.weight, second=kept * old.second + new.second)
         parts = [(f, self._damped(f, m, net)) for f, m in zip(self.families, self.running, strict=True)]
         return maximise(net, parts, self.groups, self.priors, self.notes), expected.objective(batch.counts)
@@ -191,7 +209,7 @@ class Stepwise:
     def failed(self) -> str | None:
         return self._failure
 
-    def score(self, data: Data) -> float:
+    def score(self, data: Data | Blocks) -> float:
         """Log-evidence of other rows in the net linearised at their forward pass, per unit of weight.
 
         Where more is observed than can be factored, what the forward pass alone says of it.
@@ -228,6 +246,18 @@ class Stepwise:
         }
 
 
+def _numbers_per_unknown(net: GaussianBayesNet, families: Sequence[Family], groups: Sequence[Group]) -> list[float]:
+    """For each family how many numbers a row has for every unknown of the weights that it shares with others."""
+    numbers = [float(f.size * len(f.members) * (1 if f.rows is None else f.rows.count)) for f in families]
+    out = [0.0] * len(families)
+    for group in groups:
+        concerned = [k for k, family in enumerate(families) if not set(group.names).isdisjoint(family.learned)]
+        share = sum(numbers[k] for k in concerned) / sum(net.vertices[name].size for name in group.names)
+        for k in concerned:
+            out[k] = max(out[k], share)
+    return out
+
+
 def _posterior(point: Linearization, names: Sequence[str]) -> ObservationPosterior:
     return ObservationPosterior(point, names, None, coordinates_observed(point) <= _DENSE_LIMIT)
 
@@ -241,9 +271,10 @@ def _log_evidence(solution: ObservationPosterior) -> Array:
 def _agreeing(family: Family, net: GaussianBayesNet, rows: float) -> Moments:
     """Moments about zero of rows whose regressors are independent, of unit size, and predict x without error."""
     values = {n: v.value for n, v in net.vertices.items() if v.value is not None}
-    joint = np.concatenate([family.coefficients(values), np.eye(family.columns)])
+    a = family.coefficients(values)
+    second = np.block([[a @ a.T, a], [a.T, np.eye(family.columns)]])
     # They count as no rows for the noise: that they fit tells nothing of it.
-    return Moments(0.0, rows * joint @ joint.T, np.zeros(len(joint)), family.size)
+    return Moments(0.0, rows * second, np.zeros(len(second)), family.size)
 
 
 def check_reached(net: GaussianBayesNet, families: Sequence[Family], frozen: Frozen) -> None:

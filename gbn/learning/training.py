@@ -6,12 +6,13 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from gbn.errors import ConvergenceWarning, LearningError
+from gbn.errors import ConvergenceWarning, GbnError, LearningError, UnavailableError
 from gbn.inference.loop import iterate
 from gbn.learning.checkpoint import load_state, save_state
 from gbn.learning.numbers import numbers, with_numbers
@@ -19,6 +20,7 @@ from gbn.learning.result import FitResult, History
 
 if TYPE_CHECKING:
     from gbn.learning.data import Data
+    from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Learner", "Manners", "train"]
@@ -36,6 +38,8 @@ class Learner(Protocol):
     rounds: how many rounds to make at most.
     unit: what a round is, for messages: "iterations", "epochs".
     objective: the figure of which more is better; the best round is judged by it, or by held-out data.
+    watched: the figure by which patience judges where no data are held out, and 1 where more of it is better, -1 where
+        less is.
     measure: the figure that the progress bar shows.
     remedy: what to do when the rounds ran out.
     """
@@ -44,6 +48,7 @@ class Learner(Protocol):
     rounds: int
     unit: str
     objective: str
+    watched: tuple[str, int]
     measure: str
     remedy: str
 
@@ -59,7 +64,7 @@ class Learner(Protocol):
     def failed(self) -> str | None:
         """A sentence when the rounds lead away, else None."""
 
-    def score(self, data: Data) -> float:
+    def score(self, data: Data | Blocks) -> float:
         """How well the net explains other rows: more is better, per unit of weight, in nats where it can be."""
 
     def state(self) -> dict[str, Any]:
@@ -77,13 +82,14 @@ class Manners:
     """How a fit behaves, whatever its method.
 
     validation: held-out rows; the best round is then the one that explains them best.
-    patience: rounds without a better one after which to stop; None: no such limit.
+    patience: rounds without a better one after which to stop, by held-out rows or else by the figure that the learner
+        watches; None: no such limit.
     callback: called with the round and its figures; returning True stops the fit.
     checkpoint: a file kept up to date after every ``every`` rounds; where it exists, the fit goes on from there.
     progress: show a bar on stderr (None: on a terminal only).
     """
 
-    validation: Data | None = None
+    validation: Data | Blocks | None = None
     patience: int | None = None
     callback: Callable[[int, Figures], Any] | None = None
     checkpoint: str | os.PathLike[str] | None = None
@@ -94,6 +100,10 @@ class Manners:
         for name, value in (("patience", self.patience), ("checkpoint_every", self.every)):
             if value is not None and value < 1:
                 raise LearningError(f"{name}: got {value}, expected a number of at least 1")
+
+
+class _Broken(Exception):
+    """A round, after others, that could not be made; says why."""
 
 
 class _Run:
@@ -116,12 +126,19 @@ class _Run:
         if held is not None:
             known["validation"] = self.learner.score(held)
         value = known["validation" if held is not None else self.learner.objective]
-        if value > self.best_value or not number:
-            self.best, self.best_round, self.best_value = self.learner.net, number, value
+        # First, so that an interrupt in between leaves no best round that the history lacks.
         self.history.append(known)
+        if value > self.best_value or not number or math.isnan(self.best_value):
+            self.best, self.best_round, self.best_value = self.learner.net, number, value
 
     def step(self, _: int) -> Figures:
-        self.record(self.learner.step())
+        try:
+            self.record(self.learner.step())
+        except GbnError as error:
+            # What is out of reach now may be there later, and the checkpoint waits for it.
+            if not self.round or isinstance(error, UnavailableError):
+                raise
+            raise _Broken(f"no further than {self.round} {self.learner.unit}: {error}") from error
         if self.round % self.manners.every == 0:
             self.write()
         return self.history[-1]
@@ -160,9 +177,11 @@ class _Run:
     def ended(self) -> str | None:
         """A sentence when there is nothing left to do."""
         sentence, patience = self.learner.arrived(), self.manners.patience
-        if sentence is None and patience is not None and self.round - self.best_round >= patience:
-            figure = self.learner.objective if self.manners.validation is None else "validation"
-            sentence = f"{figure} has not risen for {patience} {self.learner.unit}"
+        if sentence is None and patience is not None:
+            figure, sign = self.learner.watched if self.manners.validation is None else ("validation", 1)
+            values = sign * self.history.column(figure)
+            if self.round - int(np.where(np.isnan(values), -np.inf, values).argmax()) >= patience:
+                sentence = f"{figure} has not {'risen' if sign > 0 else 'fallen'} for {patience} {self.learner.unit}"
         return sentence
 
 
@@ -175,8 +194,9 @@ def train(
 ) -> FitResult:
     """Learn until the learner arrives, patience ends, the rounds run out, or someone interrupts.
 
-    An interrupt (Ctrl-C) returns the best so far.  With a checkpoint, a fit that was stopped at any moment, by whatever
-    means, goes on from the last round that was written, and gives bit for bit what it would have given.
+    An interrupt (Ctrl-C) returns the best so far, and so does an error of the method after the first round.  With a
+    checkpoint, a fit that was stopped at any moment, by whatever means, goes on from the last round that was written,
+    and gives bit for bit what it would have given.
 
     Args:
         make: makes the learner with its generator.
@@ -196,28 +216,31 @@ def train(
         return _result(run, method, False, "interrupted before the first round")
     start, trouble = run.round, learner.failed()
     end = run.ended()
-    interrupted = False
+    interrupted = cut_short = False
+    outcome = None
     if end is None and trouble is None and learner.rounds > start:
-        outcome = iterate(
-            run.step,
-            label=label,
-            max_rounds=learner.rounds - start,
-            tol=None,
-            remedy=learner.remedy,
-            measure=learner.measure,
-            stalled=run.ended,
-            diverged=learner.failed,
-            callback=None if manners.callback is None else lambda _, figures: manners.callback(run.round, figures),  # type: ignore[misc]
-            progress=manners.progress,
-            warn=False,
-        )
-        interrupted = outcome.reason.startswith(("interrupted", "stopped by the callback"))
-        end, trouble = run.ended(), learner.failed()
-    else:
-        outcome = None
+        try:
+            outcome = iterate(
+                run.step,
+                label=label,
+                max_rounds=learner.rounds - start,
+                tol=None,
+                remedy=learner.remedy,
+                measure=learner.measure,
+                stalled=run.ended,
+                diverged=learner.failed,
+                callback=None if manners.callback is None else lambda _, figures: manners.callback(run.round, figures),  # type: ignore[misc]
+                progress=manners.progress,
+                warn=False,
+            )
+            interrupted = outcome.reason.startswith(("interrupted", "stopped by the callback"))
+            cut_short, end, trouble = outcome.reason.startswith("interrupted"), run.ended(), learner.failed()
+        except _Broken as broken:
+            cut_short, trouble = True, str(broken)
     # What was done since the last checkpoint is kept, too, unless a round was cut short in the middle.
-    if not interrupted:
-        run.write()
+    if not cut_short:
+        with suppress(KeyboardInterrupt):
+            run.write()
     converged, reason = _verdict(run, end, trouble, outcome.reason if outcome is not None and interrupted else None)
     if not converged and not interrupted:
         _warn(run, label, reason)
@@ -242,5 +265,8 @@ def _warn(run: _Run, label: str, reason: str) -> None:
 
 
 def _result(run: _Run, method: str, converged: bool, reason: str) -> FitResult:
-    diagnostics = run.learner.diagnostics(run.best)
+    try:
+        diagnostics = run.learner.diagnostics(run.best)
+    except KeyboardInterrupt:
+        diagnostics = {"interrupted": "before the diagnostics were found"}
     return FitResult(run.best, method, run.history, converged, reason, run.best_round, diagnostics)

@@ -63,6 +63,14 @@ def test_arrays_and_tables_give_what_python_gives(net, rows, learn, tmp_path):
         assert len((tmp_path / "history.csv").read_text().splitlines()) == len(expected.history) + 1
 
 
+def test_held_out_rows_may_have_the_column_of_weights(net, rows, learn, tmp_path):
+    np.savez(tmp_path / "data.npz", y=rows[:40], w=np.ones(40))
+    np.savez(tmp_path / "held.npz", y=rows[40:], w=np.ones(20))
+    code, out, err = learn("--data", "data.npz", "--weights", "w", "--validation", "held.npz", "--option", "tol=1e-3")
+    assert code == 0, err
+    assert "validation" in out
+
+
 def test_a_parquet_file(net, rows, learn, tmp_path):
     pytest.importorskip("pyarrow")
     pandas = pytest.importorskip("pandas")
@@ -70,6 +78,45 @@ def test_a_parquet_file(net, rows, learn, tmp_path):
     code, out, err = learn("--data", "data.parquet", "--option", "tol=1e-3")
     assert code == 0, err
     assert "nats per observed number" in out
+
+
+def test_a_pattern_of_files_and_the_row_groups_of_one(net, rows, learn, tmp_path):
+    pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(rows, columns=["y[0]", "y[1]", "y[2]"]).assign(w=np.linspace(0.5, 1.5, 60))
+    for k in range(3):
+        table[20 * k : 20 * k + 20].to_parquet(tmp_path / f"part-{k}.parquet")
+    table.to_parquet(tmp_path / "whole.parquet", row_group_size=25)
+    options = ("--weights", "w", "--option", "tol=1e-5", "--json")
+    reports = []
+    for chosen in (("whole.parquet",), ("part-*.parquet",), ("whole.parquet", "--blocks")):
+        code, out, err = learn("--data", *chosen, *options)
+        assert code == 0, err
+        reports.append((json.loads(out), gbn.load(tmp_path / "fitted.gbn")))
+    (first, expected), *others = reports
+    for report, fitted in others:
+        assert report["rounds"] == first["rounds"]
+        for parameter in net.parameters:
+            np.testing.assert_allclose(fitted[parameter].value, expected[parameter].value, rtol=1e-9)
+
+
+def test_what_is_wrong_with_one_of_the_files(net, rows, learn, tmp_path):
+    np.savez(tmp_path / "part-0.npz", y=rows)
+    np.savez(tmp_path / "part-1.npz", y=rows[:, :2])
+    code, _, err = learn("--data", "part-*.npz")
+    assert code == 2
+    assert "block 1 (part-1.npz): evidence for 'y': got shape (60, 2)" in err
+    code, _, err = learn("--data", "other-*.npz")
+    assert code == 2
+    assert "other-*.npz: no file has such a name" in err
+
+
+def test_a_scheduler_without_its_library(net, rows, learn, tmp_path, monkeypatch):
+    np.savez(tmp_path / "data.npz", y=rows)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    code, _, err = learn("--data", "data.npz", "--scheduler", "tcp://127.0.0.1:1")
+    assert code == 2
+    assert "--scheduler needs the package 'distributed': pip install 'gaussian-bayes-net[dask]'" in err
 
 
 def test_a_parquet_file_without_its_reader(net, learn, tmp_path, monkeypatch):
@@ -100,8 +147,8 @@ def test_options_freezing_and_a_checkpoint(net, rows, learn, tmp_path):
         (("--data", "data.txt"), "expected .npz, .csv or .parquet"),
         (("--data", "none.csv"), "none.csv"),
         (("--data", "data.npz", "--method", "magic"), "unknown method 'magic'"),
-        (("--data", "data.npz", "--option", "speed=3"), "unknown option for 'em': 'speed'"),
-        (("--data", "data.npz", "--option", "max_iter=often"), "got 'often', expected int"),
+        (("--data", "data.npz", "--option", "speed=3"), "unknown option of method 'em' 'speed'"),
+        (("--data", "data.npz", "--option", "max_iter=often"), "max_iter: got 'often' (str), expected int"),
         (("--data", "data.npz", "--weights", "v"), "for the weights 'v'"),
         (("--data", "data.npz", "--freeze", "q"), "name in freeze 'q'"),
         (("--data", "bad.csv"), "unknown column 'x[0]'"),

@@ -199,7 +199,7 @@ def test_both_solvers_and_rows_as_they_are_give_the_same_trace(seed):
     rows = Data.read(net, data)
     assert condensed(rows).samples < 40
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gbn.learning.em.condensed", lambda data: data)
+        patch.setattr("gbn.learning.statistics.condensed", lambda data: data)
         traces.append(net.fit(data, max_iter=4, tol=None, callback=lambda n, _: n == 4).history.column("log_evidence"))
     for trace in traces[1:]:
         np.testing.assert_allclose(trace, traces[0], rtol=1e-9)

@@ -229,8 +229,4 @@ def _observed_share(post: Posterior, name: str) -> str:
     evidence = post.evidence
     if name in evidence.do:
         return "set"
-    if name in evidence.masks:
-        return f"{evidence.masks[name].mean():.0%}"
-    if name not in evidence.values:
-        return "0%"
-    return f"{1 - np.isnan(evidence.values[name]).mean():.0%}"
+    return f"{post.observed(name).mean():.0%}"
