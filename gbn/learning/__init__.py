@@ -26,6 +26,7 @@ _WHEN_TO_STOP = ("max_iter", "epochs", "tol")
 METHODS = {
     "em": "gbn.learning.em",
     "local": "gbn.learning.local",
+    "vb": "gbn.learning.vb",
 }
 
 
@@ -76,7 +77,8 @@ def fit(
         data: vertex -> array of shape (samples, *event), NaN where missing, or a pandas DataFrame: the forms of
             evidence, see :func:`gbn.inference.query`.
         method: "em" (expectation maximisation, :mod:`gbn.learning.em`; with ``batch_size`` stepwise, and then for
-            nonlinear nets, too) or "local" (gradients from local messages, :mod:`gbn.learning.local`).
+            nonlinear nets, too), "local" (gradients from local messages, :mod:`gbn.learning.local`) or "vb"
+            (variational Bayes: posteriors of weights and noises, :mod:`gbn.learning.vb`).
         weights: how often each row counts, shape (samples,); None: once each.
         freeze: parameters and noises to leave alone, or vertices, which stand for their whole CPD.
         validation: held-out data, in the same forms: the result is then the round that explains them best.

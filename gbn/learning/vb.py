@@ -1,0 +1,412 @@
+"""Method "vb": variational Bayes, for weights and noises with posteriors instead of points.
+
+q(latents) Π q(weights) q(noise precisions) maximises a lower bound of the log-evidence (the ELBO) by coordinate ascent:
+the latents by exact inference in a net that takes the uncertainty of weights into account
+(:mod:`gbn.learning.widened`), weights and precisions in closed form (:mod:`gbn.learning.beliefs`).  The bound never
+falls; a round that lowers it by more than rounding stops the fit and is reported as a defect.  Where nothing is hidden
+and priors scale with the noise, q is the exact posterior, the bound the log-evidence, and one round is enough.
+
+Source: Attias, *A variational Bayesian framework for graphical models* (2000); Ghahramani & Beal, *Propagation
+algorithms for variational Bayesian learning* (2001).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gbn.errors import LearningError
+from gbn.graph import nonlinear_given
+from gbn.learning.assumed import Assumptions, Settings, mean_net
+from gbn.learning.beliefs import Beliefs
+from gbn.learning.condensation import condensed
+from gbn.learning.counted import groups_of, parts_of
+from gbn.learning.data import Data
+from gbn.learning.em import _floors, _observed, _Options
+from gbn.learning.expectations import Expectation, estep
+from gbn.learning.numbers import Frozen, numbers
+from gbn.learning.precisions import packed, unpacked
+from gbn.learning.regressions import Family, read_families
+from gbn.learning.rotation import rotations
+from gbn.learning.weights_posterior import WeightPosterior
+from gbn.learning.widened import Widened
+
+if TYPE_CHECKING:
+    from gbn.net import GaussianBayesNet
+
+__all__ = ["VariationalBayes", "learner"]
+
+Array = np.ndarray[Any, Any]
+Figures = dict[str, float]
+
+
+def learner(
+    net: GaussianBayesNet,
+    data: Data,
+    frozen: Frozen,
+    rng: np.random.Generator,
+    *,
+    max_iter: int = 1000,
+    tol: float | None = 1e-7,
+    weight_precision: float | Mapping[str, float] = 1e-3,
+    conjugate: bool = True,
+    px: bool = True,
+    noise_shape: float = 1e-3,
+    noise_rate: float | Mapping[str, float] | None = None,
+    ard: bool | Sequence[str] = False,
+    ard_shape: float = 1e-3,
+    ard_rate: float = 1e-3,
+    mask: Mapping[str, Any] | None = None,
+    fixed_noise: bool | Sequence[str] | None = None,
+    prior: WeightPosterior | None = None,
+) -> VariationalBayes:
+    """Variational Bayes at work on a net that is linear-Gaussian given the data.
+
+    The result's ``.posterior`` (:class:`gbn.learning.weights_posterior.WeightPosterior`) holds what was learned; its
+    ``.net`` has the weights at their mean, and noises of the mean precision.  Latent roots, of which nothing is
+    observed, keep their prior.  A parameter with a prior of its own (``net.add_parameter(..., cov=...)``) has that one.
+
+    Figures of a round: ``elbo``, the lower bound of the log-evidence of all rows, in nats; ``change``, what the round
+    gained in nats per observed number.
+
+    Args:
+        max_iter: iterations at most.
+        tol: stop when an iteration gains no more than this, in nats per observed number; None: make all iterations.
+        weight_precision: κ of the prior of every weight, bias and prior mean, for all or by parameter: N(0, Q / κ)
+            where conjugate, so that the prior counts as κ rows of unit regressors, and N(0, 1 / κ) elsewhere.
+        conjugate: let priors of weights scale with the noise Q of their vertex wherever q(weights, noise) then has a
+            closed form: unless weights are tied over several noises or entries of them, are masked under a full noise,
+            or have a prior of their own.
+        px: parameter expansion: latent roots are turned and stretched after each round so that the bound rises most
+            (:mod:`gbn.learning.rotation`).
+        noise_shape, noise_rate: of the Gamma prior of each noise's precision (of a full noise: Wishart with
+            ν = size - 1 + 2 shape and S = 2 rate I).  rate None: shape times the mean variance of what was observed of
+            the noise's vertices (where nothing was, the initial variance); a number, or numbers by noise.
+        ard: automatic relevance determination: True (all weights, biases excepted) or names of parameters.  Each column
+            of a weight then has a precision of its own, learned, in place of κ, and useless columns shrink to nothing.
+        ard_shape, ard_rate: of the Gamma prior of these precisions.
+        mask: parameter -> array of its shape, True at the entries that are learned; the others stay.
+        fixed_noise: True, or names of vertices or noises: covariances that are not learned.
+        prior: the posterior of an earlier fit of such a net, which takes the place of the priors above for all that it
+            knows: one fit after the other then equals one fit of all rows, where conjugate and with nothing hidden.
+
+    Raises:
+        LearningError: CPDs that are no regressions on what is learned, a net that is nonlinear in what is hidden, or
+            options that cannot be used.
+        UnknownNameError, ShapeError: names and masks.
+    """
+    _check(max_iter, tol, noise_shape, ard_shape, ard_rate, prior)
+    at = nonlinear_given(data.evidence)
+    if at is not None:
+        raise LearningError(
+            f"{at!r} ({data.evidence.net[at].title}) is nonlinear in what is hidden, and method 'vb' is for nets that "
+            "are linear-Gaussian given the data; observe what it reads, or linearise the net with net.linearize"
+        )
+    plain, centred = _without_priors(net)
+    data = data.of(plain)
+    families = read_families(plain, _roots_kept(plain, data, frozen))
+    options = _Options(plain, families, frozen)
+    fixed = options.fixed(False if fixed_noise is None else fixed_noise) | _roots_kept(plain, data, frozen).noises
+    settings = Settings(
+        precisions=_precisions(options, families, weight_precision),
+        centred={n: pair for n, pair in centred.items() if n in options.learned},
+        masks=options.masks(mask or {}),
+        fixed=fixed,
+        noise_shape=noise_shape,
+        noise_rates=_rates(options, plain, data, families, noise_shape, noise_rate),
+        ard=_relevant(options, plain, ard, centred),
+        ard_shape=ard_shape,
+        ard_rate=ard_rate,
+        conjugate=conjugate,
+        before=prior,
+    )
+    return VariationalBayes(plain, data, families, settings, max_iter=max_iter, tol=tol, px=px)
+
+
+class VariationalBayes:
+    """The learner: one round of coordinate ascent a round; see :class:`gbn.learning.training.Learner`."""
+
+    unit = "iterations"
+    measure = "change"
+    objective = "elbo"
+
+    def __init__(
+        self,
+        net: GaussianBayesNet,
+        data: Data,
+        families: list[Family],
+        settings: Settings,
+        *,
+        max_iter: int,
+        tol: float | None,
+        px: bool,
+    ) -> None:
+        self.net, self.data, self.families, self.tol, self.rounds = net, data, families, tol, max_iter
+        self.remedy = f"raise max_iter (now {max_iter}), or tol (now {tol})"
+        self.given, self.work = net, _double(net)
+        rows = _few(data, self.work)
+        groups = groups_of(rows.evidence, families)
+        self.assumed = Assumptions(self.work, families, groups, settings)
+        self.couplings, self.prior = self.assumed.couplings()
+        self.rotations = rotations(self.assumed, self.couplings, self.prior, rows) if px else []
+        self.rows = _Rows(rows, families, groups)
+        self.observed = _observed(data)
+        self.learned = [p for f in families for p in f.learned]
+        self.q = self.assumed.start(self.couplings, self.prior, rows.counts)
+        self.value, self.change, self.iteration = -np.inf, np.inf, 0
+        self._failure: str | None = None
+        self._others: dict[Data, _Rows] = {}
+        # The best round by its own bound, and by held-out rows: the loop decides which of them counts.
+        self.best: dict[str, tuple[float, GaussianBayesNet, Beliefs, float]] = {}
+
+    def begin(self) -> Figures:
+        return self._expect(self.q)
+
+    def step(self) -> Figures:
+        q = self.couplings.update(self.q, self.prior, self.statistics)
+        for rotation in self.rotations:
+            q = rotation.apply(q, self.prior, self.couplings, self.statistics[rotation.number])
+        before = self.value
+        figures = self._expect(q)
+        self.iteration += 1
+        self.change = (self.value - before) / self.observed
+        self._watch(before)
+        return figures | {"change": self.change}
+
+    def _expect(self, q: Beliefs) -> Figures:
+        """q of the latents at a q of everything else, which becomes the learner's, and the bound there."""
+        bound, self.statistics = self.rows.expect(self, q)
+        self.q, self.value = q, bound - self.couplings.divergence(q, self.prior)
+        self.net = mean_net(self.given, self.couplings.values(q.mean), q, self.learned)
+        self._note("elbo", self.value)
+        return {"elbo": self.value, "change": np.inf}
+
+    def _note(self, by: str, value: float) -> None:
+        if by not in self.best or value > self.best[by][0]:
+            self.best[by] = value, self.net, self.q, self.value
+
+    def _watch(self, before: float) -> None:
+        """Note a fall of the bound that rounding does not explain."""
+        resolution = 1e-9 if self.given.dtype == np.float64 else 1e-7
+        if self.value < before - resolution * (abs(before) + self.observed):
+            self._failure = (
+                f"the bound fell from {before:.12g} to {self.value:.12g} in iteration {self.iteration}, which "
+                "coordinate ascent never does: a defect of gbn, please report it; the best round is returned"
+            )
+
+    def arrived(self) -> str | None:
+        if self.tol is not None and self.change <= self.tol:
+            return f"gained {self.change:.2g} nats per observed number in iteration {self.iteration}"
+        return None
+
+    def failed(self) -> str | None:
+        return self._failure
+
+    def score(self, data: Data) -> float:
+        """A lower bound of the log-predictive density of other rows, per unit of weight."""
+        if data not in self._others:
+            rows = _few(data.of(self.given), self.work)
+            self._others[data] = _Rows(rows, self.families, groups_of(rows.evidence, self.families))
+        found = self._others[data].expect(self, self.q)[0] / data.total
+        self._note("validation", found)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        best = {by: [value, numbers(net), _packed(q), elbo] for by, (value, net, q, elbo) in self.best.items()}
+        return {
+            "q": _packed(self.q),
+            "change": self.change,
+            "iteration": self.iteration,
+            "failure": self._failure,
+            "best": best,
+        }
+
+    def restore(self, net: GaussianBayesNet, state: Mapping[str, Any]) -> None:
+        from gbn.learning.numbers import with_numbers
+
+        self._expect(_unpacked(state["q"]))
+        self.change, self.iteration, self._failure = state["change"], state["iteration"], state["failure"]
+        self.best = {
+            by: (value, with_numbers(self.given, held), _unpacked(q), elbo)
+            for by, (value, held, q, elbo) in state["best"].items()
+        }
+
+    def diagnostics(self, best: GaussianBayesNet) -> dict[str, Any]:
+        chosen = next((kept for kept in self.best.values() if _same(kept[1], best)), None)
+        _, net, q, elbo = chosen or (0.0, self.net, self.q, self.value)
+        conjugate = [key for number, key in enumerate(self.couplings.keys) if self._owns(number)]
+        return {
+            "posterior": self._posterior(net, q, elbo),
+            "conjugate": conjugate,
+            "expanded": tuple(self.families[rotation.number].name for rotation in self.rotations),
+            "exact": "the bound of every round",
+            "approximate": "q is a product of latents, weights and precisions"
+            + ("; where conjugate, weights and their noise are one factor" if conjugate else ""),
+        }
+
+    def _owns(self, number: int) -> bool:
+        return bool((self.couplings.owner == number).any())
+
+    def _posterior(self, net: GaussianBayesNet, q: Beliefs, elbo: float) -> WeightPosterior:
+        values = self.couplings.values(q.mean)
+        relevance = {}
+        for name, number in self.assumed.relevant.items():
+            kept = np.unique(number)
+            relevance[name] = q.relevance_shape[kept], q.relevance_rate[kept]
+        return WeightPosterior(
+            net=net,
+            elbo=elbo,
+            values={name: values[name] for name in self.assumed.where},
+            where=self.assumed.where,
+            blocks=self.couplings.blocks,
+            theta=q.mean,
+            precision=q.precision,
+            keys=tuple(self.couplings.keys),
+            owner=self.couplings.owner,
+            row=self.couplings.row,
+            noises=q.noises,
+            relevance=relevance,
+        )
+
+
+class _Rows:
+    """Rows, their E-step, and what they add to the bound."""
+
+    def __init__(self, data: Data, families: Sequence[Family], groups: Any) -> None:
+        self.families, self.groups = families, groups
+        self.widened = Widened(data, families, groups)
+        self.data = self.widened.data
+        self.estep: Expectation = estep(self.data, families, "exact", {})
+
+    def expect(self, learner: VariationalBayes, q: Beliefs) -> tuple[float, Any]:
+        """Σ w E log p(row | weights, noises) + H[q(latents)], and the statistics of every family."""
+        couplings = learner.couplings
+        spreads = [couplings.spread(q, number) for number in range(len(self.families))]
+        net = mean_net(learner.work, couplings.values(q.mean), q, learner.learned)
+        expected = self.estep(self.widened.net(net, spreads))
+        statistics = parts_of(expected, self.families, self.groups, self.data.counts)
+        total = expected.objective(self.data.counts) + self.widened.constant
+        for family, parts, spread, hidden in zip(self.families, statistics, spreads, self.widened.hidden, strict=True):
+            slack = q.noises[family.noise].slack
+            for number, part in enumerate(parts):
+                total += 0.5 * part.moments.weight * float(slack[part.rows].sum())
+                if family.learned and not hidden:
+                    total -= 0.5 * float(np.sum(spread[number] * part.moments.about_zero.uu))
+        return total, statistics
+
+
+def _few(data: Data, net: GaussianBayesNet) -> Data:
+    """The rows in double precision, as few as say the same."""
+    rows = data.of(net)
+    rows = condensed(rows) if net.is_linear() else rows
+    evidence, held = rows.evidence, {}
+    for kind in ("values", "do"):
+        held[kind] = {n: np.asarray(a, np.float64) for n, a in getattr(evidence, kind).items()}
+    return Data(replace(evidence, **held), rows.weights)
+
+
+def _double(net: GaussianBayesNet) -> GaussianBayesNet:
+    """The net in double precision."""
+    if net.dtype == np.float64:
+        return net
+    out = net.copy()
+    out.dtype = np.dtype(np.float64)
+    for name, vertex in net.vertices.items():
+        if vertex.value is not None:
+            out.vertices[name] = replace(vertex, value=np.asarray(vertex.value, np.float64))
+    return out
+
+
+def _packed(q: Beliefs) -> dict[str, Any]:
+    out = {f.name: getattr(q, f.name) for f in fields(q) if f.name != "noises"}
+    return out | {"noises": {key: packed(noise) for key, noise in q.noises.items()}}
+
+
+def _unpacked(held: Mapping[str, Any]) -> Beliefs:
+    return Beliefs(**{**held, "noises": {key: unpacked(noise) for key, noise in held["noises"].items()}})
+
+
+def _same(a: GaussianBayesNet, b: GaussianBayesNet) -> bool:
+    if a is b:
+        return True
+    first, second = numbers(a), numbers(b)
+    return all(np.array_equal(first[kind][n], second[kind][n]) for kind in first for n in first[kind])
+
+
+def _without_priors(net: GaussianBayesNet) -> tuple[GaussianBayesNet, dict[str, Any]]:
+    """The net with plain parameters, and the priors that some had."""
+    centred = {}
+    for name in net.parameters:
+        noise = net.noise(name)
+        if noise is not None:
+            centred[name] = np.asarray(net[name].value, np.float64), noise
+    out = net.copy()
+    if centred:
+        out.set_noise(dict.fromkeys(centred))
+    return out, centred
+
+
+def _roots_kept(net: GaussianBayesNet, data: Data, frozen: Frozen) -> Frozen:
+    """What is frozen, and the priors of roots of which nothing is observed."""
+    seen = {*data.evidence.values, *data.evidence.do}
+    roots = {n for n in net.inputs if net[n].random and n not in seen}
+    others = {v.noise for n, v in net.vertices.items() if n not in roots}
+    return Frozen(frozen.values | roots, frozen.noises | ({str(net[n].noise) for n in roots} - others))
+
+
+def _precisions(
+    options: _Options, families: Sequence[Family], given: float | Mapping[str, float]
+) -> dict[str, float]:
+    learned = dict.fromkeys(p for f in families for p in f.learned)
+    by_name = given if isinstance(given, Mapping) else dict.fromkeys(learned, given)
+    found = dict.fromkeys(learned, 1e-3)
+    found |= {(n if n in learned else options._parameter(n, "weight_precision")): float(k) for n, k in by_name.items()}
+    if any(not (k > 0 and np.isfinite(k)) for k in found.values()):
+        raise LearningError(f"weight_precision: got {given}, expected finite numbers above 0")
+    return found
+
+
+def _rates(
+    options: _Options, net: GaussianBayesNet, data: Data, families: Sequence[Family], shape: float, given: Any
+) -> dict[str, float]:
+    found = _floors(net, data, families, shape)
+    if given is not None:
+        by_name = given if isinstance(given, Mapping) else dict.fromkeys(found, given)
+        found |= {options._noise(n, "noise_rate"): float(rate) for n, rate in by_name.items()}
+    if any(not (rate > 0 and np.isfinite(rate)) for rate in found.values()):
+        raise LearningError(f"noise_rate: got {given}, expected finite numbers above 0")
+    return found
+
+
+def _relevant(options: _Options, net: GaussianBayesNet, given: bool | Sequence[str], centred: Mapping[str, Any]) -> list[str]:
+    if isinstance(given, bool):
+        matrices = [n for n in net.parameters if n in options.learned and len(net[n].shape) > 1]
+        return [n for n in matrices if n not in centred] if given else []
+    names = [options._parameter(n, "ard") for n in ([given] if isinstance(given, str) else given)]
+    both = [n for n in names if n in centred]
+    if both:
+        raise LearningError(f"ard: {both[0]!r} has a prior of its own; take it away, or leave {both[0]!r} out of ard")
+    return names
+
+
+def _check(
+    max_iter: int, tol: float | None, noise_shape: float, ard_shape: float, ard_rate: float, prior: Any
+) -> None:
+    """Raise LearningError, with all that is wrong."""
+    wrong = [
+        f"{name}: got {value}, expected a number of at least 0"
+        for name, value in (("max_iter", max_iter), ("tol", tol or 0))
+        if not value >= 0
+    ]
+    wrong += [
+        f"{name}: got {value}, expected a finite number above 0"
+        for name, value in (("noise_shape", noise_shape), ("ard_shape", ard_shape), ("ard_rate", ard_rate))
+        if not (value > 0 and np.isfinite(value))
+    ]
+    if prior is not None and not isinstance(prior, WeightPosterior):
+        wrong.append(f"prior: got {type(prior).__name__}, expected the posterior of an earlier fit, result.posterior")
+    if wrong:
+        raise LearningError("; ".join(wrong))
