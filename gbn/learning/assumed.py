@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from gbn.learning.precisions import Gamma, Known, Precision, Wishart
 if TYPE_CHECKING:
     from gbn.gaussian import Covariance
     from gbn.learning.counted import Group
-    from gbn.learning.weights_posterior import WeightPosterior
     from gbn.learning.regressions import Family
+    from gbn.learning.weights_posterior import WeightPosterior
     from gbn.net import GaussianBayesNet
 
 __all__ = ["Assumptions", "Settings", "mean_net"]
@@ -79,17 +80,20 @@ class Assumptions:
             self.where[name] = np.where(free, start + np.cumsum(free) - 1, -1)
             start += int(free.sum())
         self.entries = start
+        faults = [
+            f"{f.name!r}: its mean is a product of {a[0]!r} and {b[0]!r}; freeze one of them"
+            for f in self.families
+            for a, b in pairwise(f.blocks())
+        ]
+        if faults:
+            raise LearningError(
+                "\n  - ".join(["method 'vb' learns means that are linear in all that is uncertain:", *faults])
+            )
         self._wholes = [self._coefficients(f) for f in self.families]
         self._numbers = [self._stacked(f) for f in self.families]
         self._assign_relevance()
 
     def _coefficients(self, family: Family) -> Any:
-        if len(family.blocks()) > 1:
-            first, second = family.blocks()[0][0], family.blocks()[1][0]
-            raise LearningError(
-                f"{family.name!r}: its mean is a product of {first!r} and {second!r}, and method 'vb' learns means that "
-                f"are linear in all that is uncertain; freeze one of them"
-            )
         if not family.learned:
             return Coefficients(family.coefficients(self._values), sparse.csc_array((family.size * family.columns, 0)))
         return family.as_function_of(family.learned, self._values)
@@ -179,7 +183,7 @@ class Assumptions:
 
     def _matrices(self) -> dict[str, list[Array]]:
         """Full noises, and the matrices of weights whose rows could scale with them."""
-        mean, diagonal, blocks, _ = self.prior_parts
+        diagonal = self.prior_parts[1]
         out: dict[str, list[Array]] = {}
         refused: set[str] = set()
         for family, coefficients, numbers in zip(self.families, self._wholes, self._numbers, strict=True):
@@ -301,7 +305,9 @@ def _begun(noise: Covariance, prior: Precision | None, rows: Array) -> Precision
     return Gamma(noise.size, shape, shape * value)
 
 
-def mean_net(net: GaussianBayesNet, values: Mapping[str, Array], q: Beliefs, learned: Sequence[str]) -> GaussianBayesNet:
+def mean_net(
+    net: GaussianBayesNet, values: Mapping[str, Array], q: Beliefs, learned: Sequence[str]
+) -> GaussianBayesNet:
     """A net with weights at their mean, and the inverse of each noise's mean precision.
 
     learned: parameters, and inputs whose prior mean is learned.

@@ -289,7 +289,8 @@ class Couplings:
             squares = np.append(squares, np.sum(q.noises[key].mean * self._gaps_of_rows(q, prior, key)))
         logs = q.logdet.sum() - self._log_prior(q, prior, start)
         total = 0.5 * (float(np.sum(start * q.covariance)) - blocks.entries + float(logs) + float(squares.sum()))
-        total += sum(q.noises[key].kl(before) for key, before in prior.noises.items())  # type: ignore[arg-type]
+        for key, before in prior.noises.items():
+            total += q.noises[key].kl(before)  # type: ignore[arg-type]
         if len(prior.relevance_shape):
             total += gamma_kl(q.relevance_shape, q.relevance_rate, prior.relevance_shape, prior.relevance_rate)
         return total

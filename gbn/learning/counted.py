@@ -91,13 +91,15 @@ def _known(evidence: Evidence, name: str) -> Array:
 def _groups(evidence: Evidence, family: Family, heard: Mapping[str, Array]) -> list[Group]:
     every = np.arange(family.size)
     coupled = evidence.net.noises[family.noise].form == "full"
-    seen, hidden = [], np.zeros(family.size, bool)
+    seen: list[Array] = []
+    hidden = np.zeros(family.size, bool)
     for name, _ in family.members:
         known, below = _known(evidence, name), heard[name][:, None]
-        counts = below | (np.broadcast_to(known.any(axis=1)[:, None], known.shape) if coupled else known)
-        hidden |= (counts & ~known).any(axis=0)
-        seen.append(np.broadcast_to(counts, known.shape))
-    whole = np.stack(seen)
+        together = np.broadcast_to(known.any(axis=1)[:, None], known.shape) if coupled else known
+        counts: Array = np.logical_or(below, together)
+        hidden |= np.any(counts & ~known, axis=0)
+        seen.append(np.asarray(counts))
+    whole: Array = np.stack(seen)
     if whole.all():
         return [Group(every, None, bool(hidden.any()))]
     flat = whole.reshape(-1, family.size)

@@ -1,6 +1,6 @@
 """Beliefs of the precision of a noise: fixed, Gamma (one for all entries, or one for each), or Wishart.
 
-    Gamma(λ; a, b) ∝ λ^(a-1) e^(-bλ),  E λ = a / b          Wishart(Λ; ν, S) ∝ |Λ|^((ν-d-1)/2) e^(-½ tr SΛ),  E Λ = ν S⁻¹
+Gamma(λ; a, b) ∝ λ^(a-1) e^(-bλ),  E λ = a / b          Wishart(Λ; ν, S) ∝ |Λ|^((ν-d-1)/2) e^(-½ tr SΛ),  E Λ = ν S⁻¹
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Parameter expansion for variational Bayes: latent roots are turned, stretched and moved so that the bound rises most.
 
 A latent root z is a gauge (:mod:`gbn.learning.expansion`): with z' = R z + t, weights w' = R⁻ᵀ w and constants
-c' = c - tᵀ w', the children's likelihood is what it was under any q.  What changes is how well q agrees with the priors::
+c' = c - tᵀ w', the children's likelihood is what it was under any q.  What changes is how q agrees with the priors::
 
     bound(R, t) = E log N(z'; m, C) + (rows of data - rows of weights) log |R| + E log p(w') + E log p(c')
 
@@ -53,7 +53,8 @@ class _Child:
 class _Share:
     """What the prior of one child's weights adds: second moments, and the precisions they meet.
 
-    square: Σ E λ (w, c)(w, c)ᵀ, of w and c in this order; relevant: α's of the columns of w, or None; known: κ of these.
+    square: Σ E λ (w, c)(w, c)ᵀ, of w and c in this order.
+    shape, rate: of the α's of the columns of w, None where they have none; known: κ of these columns; bias: κ of c.
     """
 
     rows: int
@@ -101,7 +102,7 @@ class Rotation:
 
         begin = np.concatenate([np.eye(k).reshape(-1), np.zeros(k)])
         before = minus(begin)[0]
-        aligned = self._aligned(square, first, weight, sum(share.square[:k, :k] for share in shares))
+        aligned = self._aligned(square, first, weight, np.sum([share.square[:k, :k] for share in shares], axis=0))
         start = min(begin, aligned, key=lambda x: minus(x)[0])
         found = optimize.minimize(minus, start, jac=True, method="L-BFGS-B", options=_OPTIONS)
         if not np.isfinite(found.fun) or not found.fun < before:
@@ -170,7 +171,9 @@ def _prior_share(
     if share.bias:
         p = inverse @ t
         gap = share.square[:k, :k] @ p - share.square[:k, k]
-        value -= 0.5 * share.bias * float(share.square[k, k] - 2 * p @ share.square[:k, k] + p @ (gap + share.square[:k, k]))
+        value -= (
+            0.5 * share.bias * float(share.square[k, k] - 2 * p @ share.square[:k, k] + p @ (gap + share.square[:k, k]))
+        )
         along = -share.bias * (inverse.T @ gap)
         slope = slope + share.bias * np.outer(inverse.T @ gap, p)
     return value, slope, along

@@ -25,12 +25,13 @@ from gbn.learning.beliefs import Beliefs
 from gbn.learning.condensation import condensed
 from gbn.learning.counted import groups_of, parts_of
 from gbn.learning.data import Data
-from gbn.learning.em import _floors, _observed, _Options
+from gbn.learning.em import _observed, _Options
 from gbn.learning.expectations import Expectation, estep
-from gbn.learning.numbers import Frozen, numbers
+from gbn.learning.numbers import Frozen, numbers, with_numbers
 from gbn.learning.precisions import packed, unpacked
 from gbn.learning.regressions import Family, read_families
 from gbn.learning.rotation import rotations
+from gbn.learning.vb_options import check, noise_rates, precisions, relevant, roots_kept, without_priors
 from gbn.learning.weights_posterior import WeightPosterior
 from gbn.learning.widened import Widened
 
@@ -98,26 +99,26 @@ def learner(
             options that cannot be used.
         UnknownNameError, ShapeError: names and masks.
     """
-    _check(max_iter, tol, noise_shape, ard_shape, ard_rate, prior)
+    check(max_iter, tol, noise_shape, ard_shape, ard_rate, prior)
     at = nonlinear_given(data.evidence)
     if at is not None:
         raise LearningError(
             f"{at!r} ({data.evidence.net[at].title}) is nonlinear in what is hidden, and method 'vb' is for nets that "
             "are linear-Gaussian given the data; observe what it reads, or linearise the net with net.linearize"
         )
-    plain, centred = _without_priors(net)
+    plain, centred = without_priors(net)
     data = data.of(plain)
-    families = read_families(plain, _roots_kept(plain, data, frozen))
+    families = read_families(plain, roots_kept(plain, data, frozen))
     options = _Options(plain, families, frozen)
-    fixed = options.fixed(False if fixed_noise is None else fixed_noise) | _roots_kept(plain, data, frozen).noises
+    fixed = options.fixed(False if fixed_noise is None else fixed_noise) | roots_kept(plain, data, frozen).noises
     settings = Settings(
-        precisions=_precisions(options, families, weight_precision),
+        precisions=precisions(options, families, weight_precision),
         centred={n: pair for n, pair in centred.items() if n in options.learned},
         masks=options.masks(mask or {}),
         fixed=fixed,
         noise_shape=noise_shape,
-        noise_rates=_rates(options, plain, data, families, noise_shape, noise_rate),
-        ard=_relevant(options, plain, ard, centred),
+        noise_rates=noise_rates(options, plain, data, families, noise_shape, noise_rate),
+        ard=relevant(options, plain, ard, centred),
         ard_shape=ard_shape,
         ard_rate=ard_rate,
         conjugate=conjugate,
@@ -225,8 +226,6 @@ class VariationalBayes:
         }
 
     def restore(self, net: GaussianBayesNet, state: Mapping[str, Any]) -> None:
-        from gbn.learning.numbers import with_numbers
-
         self._expect(_unpacked(state["q"]))
         self.change, self.iteration, self._failure = state["change"], state["iteration"], state["failure"]
         self.best = {
@@ -305,7 +304,7 @@ def _few(data: Data, net: GaussianBayesNet) -> Data:
     evidence, held = rows.evidence, {}
     for kind in ("values", "do"):
         held[kind] = {n: np.asarray(a, np.float64) for n, a in getattr(evidence, kind).items()}
-    return Data(replace(evidence, **held), rows.weights)
+    return Data(replace(evidence, values=held["values"], do=held["do"]), rows.weights)
 
 
 def _double(net: GaussianBayesNet) -> GaussianBayesNet:
@@ -334,79 +333,3 @@ def _same(a: GaussianBayesNet, b: GaussianBayesNet) -> bool:
         return True
     first, second = numbers(a), numbers(b)
     return all(np.array_equal(first[kind][n], second[kind][n]) for kind in first for n in first[kind])
-
-
-def _without_priors(net: GaussianBayesNet) -> tuple[GaussianBayesNet, dict[str, Any]]:
-    """The net with plain parameters, and the priors that some had."""
-    centred = {}
-    for name in net.parameters:
-        noise = net.noise(name)
-        if noise is not None:
-            centred[name] = np.asarray(net[name].value, np.float64), noise
-    out = net.copy()
-    if centred:
-        out.set_noise(dict.fromkeys(centred))
-    return out, centred
-
-
-def _roots_kept(net: GaussianBayesNet, data: Data, frozen: Frozen) -> Frozen:
-    """What is frozen, and the priors of roots of which nothing is observed."""
-    seen = {*data.evidence.values, *data.evidence.do}
-    roots = {n for n in net.inputs if net[n].random and n not in seen}
-    others = {v.noise for n, v in net.vertices.items() if n not in roots}
-    return Frozen(frozen.values | roots, frozen.noises | ({str(net[n].noise) for n in roots} - others))
-
-
-def _precisions(
-    options: _Options, families: Sequence[Family], given: float | Mapping[str, float]
-) -> dict[str, float]:
-    learned = dict.fromkeys(p for f in families for p in f.learned)
-    by_name = given if isinstance(given, Mapping) else dict.fromkeys(learned, given)
-    found = dict.fromkeys(learned, 1e-3)
-    found |= {(n if n in learned else options._parameter(n, "weight_precision")): float(k) for n, k in by_name.items()}
-    if any(not (k > 0 and np.isfinite(k)) for k in found.values()):
-        raise LearningError(f"weight_precision: got {given}, expected finite numbers above 0")
-    return found
-
-
-def _rates(
-    options: _Options, net: GaussianBayesNet, data: Data, families: Sequence[Family], shape: float, given: Any
-) -> dict[str, float]:
-    found = _floors(net, data, families, shape)
-    if given is not None:
-        by_name = given if isinstance(given, Mapping) else dict.fromkeys(found, given)
-        found |= {options._noise(n, "noise_rate"): float(rate) for n, rate in by_name.items()}
-    if any(not (rate > 0 and np.isfinite(rate)) for rate in found.values()):
-        raise LearningError(f"noise_rate: got {given}, expected finite numbers above 0")
-    return found
-
-
-def _relevant(options: _Options, net: GaussianBayesNet, given: bool | Sequence[str], centred: Mapping[str, Any]) -> list[str]:
-    if isinstance(given, bool):
-        matrices = [n for n in net.parameters if n in options.learned and len(net[n].shape) > 1]
-        return [n for n in matrices if n not in centred] if given else []
-    names = [options._parameter(n, "ard") for n in ([given] if isinstance(given, str) else given)]
-    both = [n for n in names if n in centred]
-    if both:
-        raise LearningError(f"ard: {both[0]!r} has a prior of its own; take it away, or leave {both[0]!r} out of ard")
-    return names
-
-
-def _check(
-    max_iter: int, tol: float | None, noise_shape: float, ard_shape: float, ard_rate: float, prior: Any
-) -> None:
-    """Raise LearningError, with all that is wrong."""
-    wrong = [
-        f"{name}: got {value}, expected a number of at least 0"
-        for name, value in (("max_iter", max_iter), ("tol", tol or 0))
-        if not value >= 0
-    ]
-    wrong += [
-        f"{name}: got {value}, expected a finite number above 0"
-        for name, value in (("noise_shape", noise_shape), ("ard_shape", ard_shape), ("ard_rate", ard_rate))
-        if not (value > 0 and np.isfinite(value))
-    ]
-    if prior is not None and not isinstance(prior, WeightPosterior):
-        wrong.append(f"prior: got {type(prior).__name__}, expected the posterior of an earlier fit, result.posterior")
-    if wrong:
-        raise LearningError("; ".join(wrong))

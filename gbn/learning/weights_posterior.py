@@ -12,7 +12,7 @@ from scipy import stats
 
 from gbn.errors import LearningError, UnknownNameError
 from gbn.learning.blocks import Blocks
-from gbn.learning.precisions import Gamma, Known, Precision, Wishart
+from gbn.learning.precisions import Known, Precision, Wishart
 
 if TYPE_CHECKING:
     import pandas
@@ -170,7 +170,8 @@ class WeightPosterior:
             same = np.diagonal(same) if same.ndim == 2 else same
             return same, same
         if isinstance(found, Wishart):
-            shape, rate = (found.dof - found.size + 1) / 2, np.diagonal(found.scatter) / 2
+            shape = np.full(found.size, (found.dof - found.size + 1) / 2)
+            rate = np.diagonal(found.scatter) / 2
         else:
             shape, rate = found.shape, found.rate
         ends = ((1 - level) / 2, (1 + level) / 2)
@@ -208,8 +209,8 @@ class WeightPosterior:
             kept = (there >= 0).all(axis=1)
             if ((there >= 0).any(axis=1) & ~kept).any():
                 raise LearningError(
-                    "prior: weights that it holds to be correlated are in part frozen or masked now; freeze the same as "
-                    "in the fit that it is the posterior of, or leave out prior"
+                    "prior: weights that it holds to be correlated are in part frozen or masked now; freeze what was "
+                    "frozen in the fit that it is the posterior of, or leave out prior"
                 )
             e, f = np.broadcast_arrays(there[kept][:, :, None], there[kept][:, None, :])
             left.append(e.reshape(-1))
@@ -247,8 +248,8 @@ class WeightPosterior:
         if wrong:
             name = next(n for n, w in self.where.items() if wrong[0] in w)
             raise LearningError(
-                f"prior: the weights {name!r} are in units of their noise there, and cannot be in this fit; use the same "
-                "options as in the fit that it is the posterior of (conjugate, masks, noises), or conjugate=False in both"
+                f"prior: the weights {name!r} are in units of their noise there, and cannot be in this fit; use the "
+                "options of the fit that it is the posterior of (conjugate, masks, noises), or conjugate=False in both"
             )
 
     def noise_priors(self, default: Mapping[str, Precision]) -> dict[str, Precision]:
@@ -274,10 +275,10 @@ def _spread(noise: Precision) -> tuple[Array, Array]:
         found = noise_mean(noise)
         return np.full(noise.size, np.inf), np.diagonal(found) if found.ndim == 2 else found
     if isinstance(noise, Wishart):
-        dof = noise.dof - noise.size + 1
-        return np.full(noise.size, dof), np.diagonal(noise.scatter) / dof
-    dof, square = 2 * noise.shape, noise.rate / noise.shape
-    return np.broadcast_to(dof, (noise.size,)), np.broadcast_to(square, (noise.size,))
+        left = noise.dof - noise.size + 1
+        return np.full(noise.size, left), np.diagonal(noise.scatter) / left
+    square = noise.rate / noise.shape
+    return np.broadcast_to(2 * noise.shape, (noise.size,)), np.broadcast_to(square, (noise.size,))
 
 
 def noise_mean(noise: Precision) -> Array:

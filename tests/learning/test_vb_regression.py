@@ -181,7 +181,9 @@ def test_a_fixed_noise_gives_ridge_regression():
     for k, q in enumerate((0.3, 0.9)):
         precision = 2.0 * np.eye(4) + phi.T @ phi / q
         np.testing.assert_allclose(coefficients(post)[k], np.linalg.solve(precision, phi.T @ y[:, k] / q), rtol=1e-9)
-        np.testing.assert_allclose(post.std["y.x.weight"][k], np.sqrt(np.diag(np.linalg.inv(precision)))[:-1], rtol=1e-9)
+        np.testing.assert_allclose(
+            post.std["y.x.weight"][k], np.sqrt(np.diag(np.linalg.inv(precision)))[:-1], rtol=1e-9
+        )
         marginal = phi @ phi.T / 2.0 + q * np.eye(30)
         evidence += stats.multivariate_normal(np.zeros(30), marginal).logpdf(y[:, k])
     np.testing.assert_allclose(post.elbo, evidence, rtol=1e-9)
@@ -233,7 +235,9 @@ def test_intervals_of_weights_and_noises_hold_the_truth_as_often_as_they_say():
         y = (design(x) @ w + rng.normal(size=12) / np.sqrt(precision))[:, None]
         options = {"weight_precision": 0.5, "noise_shape": 3.0, "noise_rate": 2.0}
         post = regression_net(2, 1, 1.0).fit({"x": x, "y": y}, "vb", **options).posterior
-        low, high = (np.append(a[0], b) for a, b in zip(post.interval("y.x.weight"), post.interval("y.bias"), strict=True))
+        low, high = (
+            np.append(a[0], b) for a, b in zip(post.interval("y.x.weight"), post.interval("y.bias"), strict=True)
+        )
         hits, count = hits + int(((low < w) & (w < high)).sum()), count + 3
         low, high = post.noise_interval("y")
         noise_hits += int(low[0] < 1 / precision < high[0])
@@ -253,7 +257,7 @@ def test_wrong_options_are_named():
     ]:
         with pytest.raises(LearningError, match=message):
             net.fit(data, "vb", **options)
-    with pytest.raises(gbn.UnknownNameError, match="learned parameter in ard 'y.x.wieght'"):
+    with pytest.raises(gbn.UnknownNameError, match=r"learned parameter in ard 'y\.x.wieght'"):
         net.fit(data, "vb", ard=["y.x.wieght"])
     with pytest.raises(gbn.UnknownNameError, match="'z'"):
         net.fit(data, "vb", fixed_noise=["z"])
@@ -262,7 +266,7 @@ def test_wrong_options_are_named():
 def test_a_prior_of_another_net_is_refused():
     x, y = rows(2, 1, 10)
     post = regression_net(2, 1, 1.0).fit({"x": x, "y": y}, "vb").posterior
-    with pytest.raises(LearningError, match="'y.x.weight' has 2 entries there and 3"):
+    with pytest.raises(LearningError, match=r"'y\.x\.weight' has 2 entries there and 3"):
         regression_net(3, 1, 1.0).fit({"x": rows(3, 1, 10)[0], "y": y}, "vb", prior=post)
     with pytest.raises(LearningError, match="in units of their noise there"):
         regression_net(2, 1, 1.0).fit({"x": x, "y": y}, "vb", prior=post, conjugate=False)
