@@ -194,6 +194,10 @@ def _add_learn(commands: Any) -> argparse.ArgumentParser:
     add.add_argument("--freeze", nargs="+", action="extend", default=[], metavar="NAME", help="what is not learned")
     add.add_argument("--seed", type=int, default=0, help="of all chance (default 0)")
     add.add_argument("--checkpoint", metavar="FILE", help="keep the state there; an unfinished fit goes on from it")
+    add.add_argument(
+        "--prior", metavar="FILE", help="method vb: the posterior of an earlier fit, which this one goes on from"
+    )
+    add.add_argument("--posterior", metavar="FILE", help="method vb: write the posterior of weights and noises there")
     add.add_argument("--history", metavar="CSV", help="write the figures of every round there")
     add.add_argument(
         "--option", type=_option, nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -315,15 +319,26 @@ def _query(args: argparse.Namespace) -> _Result:
 
 
 def _learn(args: argparse.Namespace) -> _Result:
-    options = _checked_options(args.method, learning.learner(args.method), args.option, ())
+    options = _checked_options(args.method, learning.learner(args.method), args.option, ("prior",))
     check_target(args.history)
+    check_target(args.posterior)
+    if args.method != "vb" and (args.prior or args.posterior):
+        option = "--prior" if args.prior else "--posterior"
+        raise InputError(f"{option}: method {args.method!r} learns no posterior of weights; give --method vb")
     net = load_net(args.net)
+    if args.prior:
+        from gbn.learning.weights_posterior import WeightPosterior
+
+        options["prior"] = WeightPosterior.load(args.prior, net)
     rows, weights = read_rows(args.data, args.weights)
     held = None if args.validation is None else read_rows(args.validation, None)[0]
     given = _given(args, "patience", "checkpoint", "seed")
     result = net.fit(rows, args.method, weights=weights, validation=held, freeze=args.freeze, **given, **options)
     result.net.save(args.output)
     log(f"wrote {args.output}")
+    if args.posterior and result.posterior is not None:
+        result.posterior.save(args.posterior)
+        log(f"wrote {args.posterior}")
     if args.history:
         write_whole(args.history, lambda path: path.write_text(result.history.to_frame().to_csv(), encoding="utf-8"))
     return _Result(fit_text(result), fit_data(result))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gbn.learning.weights_posterior import WeightPosterior
     from gbn.net import GaussianBayesNet
 
-__all__ = ["Assumptions", "Settings", "mean_net"]
+__all__ = ["Assumptions", "Settings", "posterior_net"]
 
 Array = np.ndarray[Any, Any]
 
@@ -305,18 +305,15 @@ def _begun(noise: Covariance, prior: Precision | None, rows: Array) -> Precision
     return Gamma(noise.size, shape, shape * value)
 
 
-def mean_net(
-    net: GaussianBayesNet, values: Mapping[str, Array], q: Beliefs, learned: Sequence[str]
+def posterior_net(
+    net: GaussianBayesNet, values: Mapping[str, Array], noises: Mapping[str, Precision]
 ) -> GaussianBayesNet:
-    """A net with weights at their mean, and the inverse of each noise's mean precision.
-
-    learned: parameters, and inputs whose prior mean is learned.
-    """
-    noises: dict[str, Array] = {}
-    for key, found in q.noises.items():
-        if isinstance(found, Wishart):
-            noises[key] = found.scatter / found.dof
-        elif isinstance(found, Gamma):
-            value = found.rate / found.shape
-            noises[key] = value[0] if net.noises[key].form == "scalar" else value
-    return with_noise(with_values(net, {name: values[name] for name in learned}), noises)
+    """A net with these values of parameters and prior means, and the inverse of each noise's mean precision."""
+    found: dict[str, Array] = {}
+    for key, noise in noises.items():
+        if isinstance(noise, Wishart):
+            found[key] = noise.scatter / noise.dof
+        elif isinstance(noise, Gamma):
+            value = noise.rate / noise.shape
+            found[key] = value[0] if net.noises[key].form == "scalar" else value
+    return with_noise(with_values(net, values), found)

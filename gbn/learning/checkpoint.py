@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gbn.learning.data import Data
     from gbn.net import GaussianBayesNet
 
-__all__ = ["fingerprint", "load_state", "save_state"]
+__all__ = ["fingerprint", "load_state", "read_tree", "save_state"]
 
 Array = np.ndarray[Any, Any]
 Tree = dict[str, Any]
@@ -31,8 +31,12 @@ _DTYPES = ("bool", "int64", "uint32", "uint64", "float32", "float64")
 _MOST_BYTES = 4 << 30
 
 
-def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Write a tree to one file; what was there before is replaced, or still there if writing fails."""
+def save_state(path: str | os.PathLike[str], state: Mapping[str, Any], form: str = FORMAT) -> None:
+    """Write a tree to one file; what was there before is replaced, or still there if writing fails.
+
+    Args:
+        form: what the file says it is.
+    """
     arrays: list[Array] = []
 
     def encoded(value: Any) -> Any:
@@ -47,7 +51,7 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
             return {"array": len(arrays) - 1, "axes": list(range(value.ndim)), "dtype": value.dtype.name}
         return value
 
-    header = {"format": FORMAT, "version": VERSION, "state": encoded(state)}
+    header = {"format": form, "version": VERSION, "state": encoded(state)}
     write_whole(path, lambda file: write(file, header, arrays))
 
 
@@ -62,18 +66,9 @@ def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
         OSError: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            state = _read(file)
+        state = read_tree(path, FORMAT, "checkpoint")
     except FileNotFoundError:
         return None
-    except Refusal as refusal:
-        raise FileFormatError(f"{os.fspath(path)}: not a whole checkpoint: {refusal}") from None
-    except OSError:
-        raise
-    # Damaged bytes surface as almost any exception of the zip, number and text parsers.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
-        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a checkpoint; {DAMAGED}") from error
     if state.get("fingerprint") != mark:
         raise FileFormatError(
             f"{os.fspath(path)}: a checkpoint of another fit (net, data or options differ); give the same ones to go "
@@ -82,10 +77,33 @@ def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
     return state
 
 
-def _read(file: IO[bytes]) -> Tree:
+def read_tree(path: str | os.PathLike[str], form: str, what: str) -> Tree:
+    """The tree that :func:`save_state` wrote there.
+
+    Args:
+        form: what the file must say it is; what: the same for messages.
+
+    Raises:
+        FileFormatError: damaged, or of another version.
+        OSError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _read(file, form)
+    except Refusal as refusal:
+        raise FileFormatError(f"{os.fspath(path)}: not a whole {what}: {refusal}") from None
+    except OSError:
+        raise
+    # Damaged bytes surface as almost any exception of the zip, number and text parsers.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
+        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a {what}; {DAMAGED}") from error
+
+
+def _read(file: IO[bytes], form: str) -> Tree:
     header, stored = open_archive(file, _MOST_BYTES)
-    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise Refusal("another header", f"format {FORMAT!r} of version {VERSION}", "begin the fit anew")
+    if not isinstance(header, dict) or header.get("format") != form or header.get("version") != VERSION:
+        raise Refusal("another header", f"format {form!r} of version {VERSION}", "write the file anew")
 
     def decoded(value: Any) -> Any:
         if isinstance(value, dict) and "map" in value:
@@ -101,7 +119,7 @@ def _read(file: IO[bytes]) -> Tree:
 
     state = decoded(header.get("state"))
     if not isinstance(state, dict):
-        raise Refusal("a state that is no mapping", "a mapping", "begin the fit anew")
+        raise Refusal("a state that is no mapping", "a mapping", "write the file anew")
     return state
 
 

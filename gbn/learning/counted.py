@@ -95,7 +95,7 @@ def _groups(evidence: Evidence, family: Family, heard: Mapping[str, Array]) -> l
     hidden = np.zeros(family.size, bool)
     for name, _ in family.members:
         known, below = _known(evidence, name), heard[name][:, None]
-        together = np.broadcast_to(known.any(axis=1)[:, None], known.shape) if coupled else known
+        together = np.broadcast_to(known.any(axis=1, keepdims=True), known.shape) if coupled else known
         counts: Array = np.logical_or(below, together)
         hidden |= np.any(counts & ~known, axis=0)
         seen.append(np.asarray(counts))

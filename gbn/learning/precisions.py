@@ -14,7 +14,17 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-__all__ = ["Gamma", "Known", "Precision", "Wishart", "gamma_kl", "packed", "unpacked"]
+__all__ = [
+    "Gamma",
+    "Known",
+    "Precision",
+    "Wishart",
+    "gamma_kl",
+    "packed",
+    "student_log_density",
+    "student_quantile",
+    "unpacked",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -24,6 +34,23 @@ def gamma_kl(a: Array, b: Array, a0: Array | float, b0: Array | float) -> float:
     terms = (a - a0) * special.digamma(a) - special.gammaln(a) + special.gammaln(a0)
     terms = terms + a0 * (np.log(b) - np.log(b0)) + a * (b0 / b - 1)
     return float(np.sum(terms))
+
+
+def student_quantile(dof: Array, chance: float) -> Array:
+    """The quantile of Student's t distribution, of the Gaussian where dof = ∞."""
+    finite = np.isfinite(dof)
+    return np.where(finite, special.stdtrit(np.where(finite, dof, 1.0), chance), special.ndtri(chance))
+
+
+def student_log_density(x: Array, dof: Array, square: Array) -> Array:
+    """Of Student's t distribution with this squared scale, of the Gaussian where dof = ∞."""
+    finite = np.isfinite(dof)
+    v = np.where(finite, dof, 1.0)
+    ratio, logs = x * x / square, np.log(np.pi * square)
+    student = (
+        special.gammaln((v + 1) / 2) - special.gammaln(v / 2) - 0.5 * np.log(v) - (v + 1) / 2 * np.log1p(ratio / v)
+    )
+    return np.asarray(np.where(finite, student, -0.5 * ratio - 0.5 * math.log(2)) - 0.5 * logs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +146,13 @@ class Wishart:
     @property
     def diagonal(self) -> Array:
         return np.diagonal(self.mean)
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """One Λ = L B (L B)ᵀ, with L Lᵀ = S⁻¹ (Bartlett 1933).  Shape: (size, size)."""
+        square = rng.chisquare(self.dof - np.arange(self.size))
+        white = np.tril(rng.standard_normal((self.size, self.size)), -1) + np.diag(np.sqrt(square))
+        root = np.linalg.cholesky(self.mean / self.dof) @ white
+        return np.asarray(root @ root.T)
 
     @property
     def slack(self) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 
 from gbn.errors import LearningError
 from gbn.graph import nonlinear_given
-from gbn.learning.assumed import Assumptions, Settings, mean_net
+from gbn.learning.assumed import Assumptions, Settings, posterior_net
 from gbn.learning.beliefs import Beliefs
 from gbn.learning.condensation import condensed
 from gbn.learning.counted import groups_of, parts_of
@@ -155,7 +155,6 @@ class VariationalBayes:
         self.rotations = rotations(self.assumed, self.couplings, self.prior, rows) if px else []
         self.rows = _Rows(rows, families, groups)
         self.observed = _observed(data)
-        self.learned = [p for f in families for p in f.learned]
         self.q = self.assumed.start(self.couplings, self.prior, rows.counts)
         self.value, self.change, self.iteration = -np.inf, np.inf, 0
         self._failure: str | None = None
@@ -181,9 +180,14 @@ class VariationalBayes:
         """q of the latents at a q of everything else, which becomes the learner's, and the bound there."""
         bound, self.statistics = self.rows.expect(self, q)
         self.q, self.value = q, bound - self.couplings.divergence(q, self.prior)
-        self.net = mean_net(self.given, self.couplings.values(q.mean), q, self.learned)
+        self.net = posterior_net(self.given, self.learned(q), q.noises)
         self._note("elbo", self.value)
         return {"elbo": self.value, "change": np.inf}
+
+    def learned(self, q: Beliefs) -> dict[str, Array]:
+        """The parameters and prior means that are learned, at the mean of q."""
+        values = self.couplings.values(q.mean)
+        return {name: values[name] for name in self.assumed.where}
 
     def _note(self, by: str, value: float) -> None:
         if by not in self.best or value > self.best[by][0]:
@@ -250,7 +254,6 @@ class VariationalBayes:
         return bool((self.couplings.owner == number).any())
 
     def _posterior(self, net: GaussianBayesNet, q: Beliefs, elbo: float) -> WeightPosterior:
-        values = self.couplings.values(q.mean)
         relevance = {}
         for name, number in self.assumed.relevant.items():
             kept = np.unique(number)
@@ -258,7 +261,7 @@ class VariationalBayes:
         return WeightPosterior(
             net=net,
             elbo=elbo,
-            values={name: values[name] for name in self.assumed.where},
+            values=self.learned(q),
             where=self.assumed.where,
             blocks=self.couplings.blocks,
             theta=q.mean,
@@ -284,7 +287,7 @@ class _Rows:
         """Σ w E log p(row | weights, noises) + H[q(latents)], and the statistics of every family."""
         couplings = learner.couplings
         spreads = [couplings.spread(q, number) for number in range(len(self.families))]
-        net = mean_net(learner.work, couplings.values(q.mean), q, learner.learned)
+        net = posterior_net(learner.work, learner.learned(q), q.noises)
         expected = self.estep(self.widened.net(net, spreads))
         statistics = parts_of(expected, self.families, self.groups, self.data.counts)
         total = expected.objective(self.data.counts) + self.widened.constant

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from gbn.errors import LearningError, UnknownNameError
 from gbn.learning.blocks import Blocks
-from gbn.learning.precisions import Known, Precision, Wishart
+from gbn.learning.precisions import Known, Precision, Wishart, student_quantile
 
 if TYPE_CHECKING:
     import pandas
 
     from gbn.learning.beliefs import Couplings
+    from gbn.learning.predictive import Predictive
     from gbn.net import GaussianBayesNet
 
 __all__ = ["WeightPosterior"]
@@ -76,7 +78,7 @@ class WeightPosterior:
         dof, square = np.full(self.blocks.count, np.inf), np.ones(self.blocks.count)
         for number, key in enumerate(self.keys):
             mine, noise = self.owner == number, self.noises[key]
-            dof[mine], square[mine] = (part[self.row[mine]] for part in _spread(noise))
+            dof[mine], square[mine] = (part[self.row[mine]] for part in spread_of(noise))
         label = self.blocks.label
         return dof[label], np.sqrt(square[label] * self.blocks.diagonal(self.covariance))
 
@@ -101,8 +103,9 @@ class WeightPosterior:
     def interval(self, name: str, level: float = 0.9) -> tuple[Array, Array]:
         """The central interval that holds each entry of a parameter with this probability."""
         _check_level(level)
+        self._named(name)
         dof, scale = self._marginals
-        half = scale * stats.t.ppf((1 + level) / 2, dof)
+        half = scale * student_quantile(dof, (1 + level) / 2)
         low, high = (self._filled(name, self.theta + sign * half, self.values[name]) for sign in (-1, 1))
         return low, high
 
@@ -127,12 +130,30 @@ class WeightPosterior:
         """E 1/λ of the noise that each block is in units of; 1 where it is in units of none."""
         out = np.ones(self.blocks.count)
         for number, key in enumerate(self.keys):
-            dof, square = _spread(self.noises[key])
+            dof, square = spread_of(self.noises[key])
             with np.errstate(divide="ignore", invalid="ignore"):
                 found = np.where(np.isinf(dof), square, np.where(dof > 2, square * dof / (dof - 2), np.inf))
             mine = self.owner == number
             out[mine] = found[self.row[mine]]
         return out
+
+    def filled(self, theta: Array) -> dict[str, Array]:
+        """Parameters and prior means at some θ."""
+        return {name: self._filled(name, theta, self.values[name]) for name in self.where}
+
+    def matrices(self, number: int) -> list[Array]:
+        """The weights in units of a full noise, by its number: entries of θ, a block in each row."""
+        mine = np.flatnonzero(self.owner == number)
+        of = np.empty(self.blocks.entries, object)
+        for name, where in self.where.items():
+            of[where[where >= 0]] = name
+        alike: dict[Any, list[int]] = {}
+        for block in mine[np.argsort(self.row[mine], kind="stable")]:
+            alike.setdefault(tuple(of[self.blocks.label == block]), []).append(int(block))
+        return [
+            np.stack([self.blocks.entry(np.array(b), np.arange(self.blocks.size[b])) for b in group])
+            for group in alike.values()
+        ]
 
     def _coupled(self) -> list[str]:
         """Full noises in units of which rows of weights are: these covary."""
@@ -175,7 +196,7 @@ class WeightPosterior:
         else:
             shape, rate = found.shape, found.rate
         ends = ((1 - level) / 2, (1 + level) / 2)
-        low, high = (np.asarray(stats.invgamma.ppf(end, shape, scale=rate)) for end in ends)
+        low, high = (np.asarray(rate / special.gammainccinv(shape, end)) for end in ends)
         return low, high
 
     def to_frame(self, level: float = 0.9) -> pandas.DataFrame:
@@ -190,6 +211,39 @@ class WeightPosterior:
                     figures = (a[name][index] for a in (self.values, self.std))
                     rows.append((name, index, *figures, low[index], high[index]))
         return pd.DataFrame(rows, columns=["parameter", "index", "mean", "std", "low", "high"])
+
+    def sample(self, n: int = 1, seed: int | np.random.Generator | None = None) -> Iterator[GaussianBayesNet]:
+        """Nets with weights and noises drawn from the posterior; see :func:`gbn.learning.predictive.draws`."""
+        from gbn.learning.predictive import draws
+
+        return draws(self, n, np.random.default_rng(seed))
+
+    def predict(
+        self, evidence: Any, targets: Any = None, *, do: Any = None, draws: int = 100, seed: Any = 0
+    ) -> Predictive:
+        """What is to be expected of vertices, weights being uncertain; see :func:`gbn.learning.predictive.predict`."""
+        from gbn.learning.predictive import predict
+
+        return predict(self, evidence, targets, do, draws, np.random.default_rng(seed))
+
+    def log_predictive(self, data: Any, *, draws: int = 100, seed: Any = 0) -> Array:
+        """Log p(row | what was learned from) of each row; see :func:`gbn.learning.predictive.log_predictive`."""
+        from gbn.learning.predictive import log_predictive
+
+        return log_predictive(self, data, draws, np.random.default_rng(seed))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to one file without pickles; see :func:`gbn.learning.posterior_file.save`."""
+        from gbn.learning.posterior_file import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], net: GaussianBayesNet) -> WeightPosterior:
+        """Read what :meth:`save` wrote, for the net it is of; see :func:`gbn.learning.posterior_file.load`."""
+        from gbn.learning.posterior_file import load
+
+        return load(path, net)
 
     # As the prior of the next fit.
 
@@ -269,7 +323,7 @@ class WeightPosterior:
         return out
 
 
-def _spread(noise: Precision) -> tuple[Array, Array]:
+def spread_of(noise: Precision) -> tuple[Array, Array]:
     """Degrees of freedom and squared scale that each row of a noise gives a Student-t variable."""
     if isinstance(noise, Known):
         found = noise_mean(noise)
