@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import special
 
-from gbn.learning.blocks import Blocks, Quadratic
+from gbn.errors import LearningError
+from gbn.learning.blocks import Blocks, Quadratic, SingularBlock
 from gbn.learning.precisions import Gamma, Precision, Wishart, gamma_kl
 
 if TYPE_CHECKING:
@@ -159,9 +160,21 @@ class Couplings:
         for number, (term, parts) in enumerate(zip(self.terms, statistics, strict=True)):
             precision += self.weighed(q, number, _squares(term, parts))
             slope += self._slope(term, parts, q.noises[term.family.noise].mean, values)
-        covariance, logdet = blocks.inverse(precision)
+        try:
+            covariance, logdet = blocks.inverse(precision)
+        except SingularBlock as error:
+            raise self._undetermined(error.block) from None
         mean = q.mean + blocks.times(covariance, slope)
         return replace(q, mean=mean, precision=precision, covariance=covariance, logdet=logdet)
+
+    def _undetermined(self, block: int) -> LearningError:
+        hit = (t.family for t in self.terms if (self.blocks.label[t.quadratic.first] == block).any())
+        family = next(hit)
+        return LearningError(
+            f"{family.name!r}: the posterior of {', '.join(map(repr, family.learned))} is lost to rounding, because "
+            "regressors (nearly) determine one another or differ by many orders of size; raise weight_precision, or "
+            "rescale what it reads"
+        )
 
     def _slope(self, term: Term, parts: Sequence[Part], precision: Array, values: Mapping[str, Array]) -> Array:
         """Tᵀ vec Λ (C_xu - A C_uu); of conjugate blocks without Λ."""

@@ -20,7 +20,7 @@ from gbn.errors import LearningError
 if TYPE_CHECKING:
     from gbn.learning.design import Coefficients
 
-__all__ = ["Blocks", "Quadratic"]
+__all__ = ["Blocks", "Quadratic", "SingularBlock"]
 
 Array = np.ndarray[Any, Any]
 # Products of two coefficients of one row, over all rows: what is kept of a family.
@@ -79,6 +79,14 @@ class Quadratic:
             right.append(np.tile(index, (1, count)).reshape(-1))
         a, b = np.concatenate(left), np.concatenate(right)
         return cls(size, columns, entry[a], entry[b], row[a], row[b], column[a], column[b], value[a] * value[b])
+
+
+class SingularBlock(np.linalg.LinAlgError):
+    """A block is not positive definite, to rounding."""
+
+    def __init__(self, block: int) -> None:
+        super().__init__(f"block {block} is not positive definite")
+        self.block = block
 
 
 class Blocks:
@@ -156,13 +164,13 @@ class Blocks:
         """The inverse of a positive definite matrix, and the log-determinant of each block.
 
         Raises:
-            numpy.linalg.LinAlgError: it is not positive definite.
+            SingularBlock: it is not positive definite.
         """
         out, logdet = np.empty(self.length), np.empty(self.count)
         for (blocks, _, span), matrix in zip(self.stacks, self.stacked(flat), strict=True):
             # Rows of one layer often share theirs.
             alike = len(matrix) > 1 and bool((matrix[1:] == matrix[:1]).all())
-            found = [_inverse(one) for one in (matrix[:1] if alike else matrix)]
+            found = [_inverse(one, blocks[k]) for k, one in enumerate(matrix[:1] if alike else matrix)]
             inverses = np.stack([one for one, _ in found])
             logdet[blocks] = [one for _, one in found] * (len(matrix) if alike else 1)
             out[span] = np.broadcast_to(inverses, matrix.shape).reshape(-1)
@@ -178,13 +186,13 @@ class Blocks:
         return np.bincount(block, a * b, self.count)
 
 
-def _inverse(matrix: Array) -> tuple[Array, float]:
+def _inverse(matrix: Array, block: int) -> tuple[Array, float]:
     """Scaled to a unit diagonal first: units of regressors may differ by many orders."""
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = 1 / np.sqrt(np.diagonal(matrix))
     factor, failed = linalg.lapack.dpotrf(matrix * scale[:, None] * scale, lower=1)
     if failed or not np.isfinite(scale).all():
-        raise np.linalg.LinAlgError("not positive definite")
+        raise SingularBlock(int(block))
     inverse, _ = linalg.lapack.dpotri(factor, lower=1)
     whole = np.tril(inverse) + np.tril(inverse, -1).T
     logdet = 2 * float(np.log(np.diagonal(factor)).sum() - np.log(scale).sum())

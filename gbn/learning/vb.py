@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,8 @@ from gbn.learning.numbers import Frozen, numbers, with_numbers
 from gbn.learning.precisions import packed, unpacked
 from gbn.learning.regressions import Family, read_families
 from gbn.learning.rotation import rotations
-from gbn.learning.vb_options import check, noise_rates, precisions, relevant, roots_kept, without_priors
+from gbn.learning.stepwise import check_reached
+from gbn.learning.vb_options import check, check_steps, noise_rates, precisions, relevant, roots_kept, without_priors
 from gbn.learning.weights_posterior import WeightPosterior
 from gbn.learning.widened import Widened
 
@@ -63,8 +65,15 @@ def learner(
     mask: Mapping[str, Any] | None = None,
     fixed_noise: bool | Sequence[str] | None = None,
     prior: WeightPosterior | None = None,
+    batch_size: int | None = None,
+    epochs: int = 15,
+    step_size: float | None = None,
+    step_decay: float = 0.45,
+    linearisations: int = 1,
+    samples: int | None = 4,
 ) -> VariationalBayes:
-    """Variational Bayes at work on a net that is linear-Gaussian given the data.
+    """Variational Bayes at work on a net: on all rows in every iteration, or with ``batch_size`` stepwise
+    (:mod:`gbn.learning.vb_stepwise`), which also takes nets that are nonlinear in what is hidden.
 
     The result's ``.posterior`` (:class:`gbn.learning.weights_posterior.WeightPosterior`) holds what was learned; its
     ``.net`` has the weights at their mean, and noises of the mean precision.  Latent roots, of which nothing is
@@ -90,9 +99,13 @@ def learner(
             of a weight then has a precision of its own, learned, in place of κ, and useless columns shrink to nothing.
         ard_shape, ard_rate: of the Gamma prior of these precisions.
         mask: parameter -> array of its shape, True at the entries that are learned; the others stay.
-        fixed_noise: True, or names of vertices or noises: covariances that are not learned.
+        fixed_noise: True, or names of vertices or noises: covariances that are not learned.  None: none, but in
+            batches all of them.
         prior: the posterior of an earlier fit of such a net, which takes the place of the priors above for all that it
             knows: one fit after the other then equals one fit of all rows, where conjugate and with nothing hidden.
+        batch_size: rows for each step; None: all, in every iteration.  What follows is of batches, which have no use
+            for max_iter, tol and px.
+        epochs, step_size, step_decay, linearisations, samples: as of stepwise EM, :func:`gbn.learning.em.learner`.
 
     Raises:
         LearningError: CPDs that are no regressions on what is learned, a net that is nonlinear in what is hidden, or
@@ -100,17 +113,22 @@ def learner(
         UnknownNameError, ShapeError: names and masks.
     """
     check(max_iter, tol, noise_shape, ard_shape, ard_rate, prior)
-    at = nonlinear_given(data.evidence)
+    at = nonlinear_given(data.evidence) if batch_size is None else None
     if at is not None:
         raise LearningError(
             f"{at!r} ({data.evidence.net[at].title}) is nonlinear in what is hidden, and method 'vb' is for nets that "
-            "are linear-Gaussian given the data; observe what it reads, or linearise the net with net.linearize"
+            "are linear-Gaussian given the data; give batch_size= (rounds in batches, of the net linearised), observe "
+            "what it reads, or linearise the net with net.linearize"
         )
     plain, centred = without_priors(net)
     data = data.of(plain)
-    families = read_families(plain, roots_kept(plain, data, frozen))
+    kept = roots_kept(plain, data, frozen)
+    families = read_families(plain, kept)
     options = _Options(plain, families, frozen)
-    fixed = options.fixed(False if fixed_noise is None else fixed_noise) | roots_kept(plain, data, frozen).noises
+    fixed = (
+        options.fixed(batch_size is not None if fixed_noise is None else fixed_noise)
+        | roots_kept(plain, data, frozen).noises
+    )
     settings = Settings(
         precisions=precisions(options, families, weight_precision),
         centred={n: pair for n, pair in centred.items() if n in options.learned},
@@ -124,6 +142,16 @@ def learner(
         conjugate=conjugate,
         before=prior,
     )
+    if batch_size is not None:
+        from gbn.learning.vb_stepwise import VariationalSteps
+
+        check_steps(epochs, batch_size, step_size, step_decay, linearisations, samples)
+        check_reached(plain, families, frozen)
+        return VariationalSteps(
+            plain, data, families, settings, rng,
+            epochs=epochs, batch_size=batch_size, step_size=step_size, step_decay=step_decay,
+            linearisations=linearisations, samples=samples,
+        )  # fmt: skip
     return VariationalBayes(plain, data, families, settings, max_iter=max_iter, tol=tol, px=px)
 
 
@@ -148,12 +176,12 @@ class VariationalBayes:
         self.net, self.data, self.families, self.tol, self.rounds = net, data, families, tol, max_iter
         self.remedy = f"raise max_iter (now {max_iter}), or tol (now {tol})"
         self.given, self.work = net, _double(net)
-        rows = _few(data, self.work)
-        groups = groups_of(rows.evidence, families)
-        self.assumed = Assumptions(self.work, families, groups, settings)
+        rows = self._taken(data)
+        self.groups = groups_of(rows.evidence, families)
+        self.assumed = Assumptions(self.work, families, self.groups, settings)
         self.couplings, self.prior = self.assumed.couplings()
         self.rotations = rotations(self.assumed, self.couplings, self.prior, rows) if px else []
-        self.rows = _Rows(rows, families, groups)
+        self.rows = _Rows(rows, families, self.groups)
         self.observed = _observed(data)
         self.q = self.assumed.start(self.couplings, self.prior, rows.counts)
         self.value, self.change, self.iteration = -np.inf, np.inf, 0
@@ -161,6 +189,10 @@ class VariationalBayes:
         self._others: dict[Data, _Rows] = {}
         # The best round by its own bound, and by held-out rows: the loop decides which of them counts.
         self.best: dict[str, tuple[float, GaussianBayesNet, Beliefs, float]] = {}
+
+    def _taken(self, data: Data) -> Data:
+        """Rows as the E-step takes them."""
+        return _few(data, self.work)
 
     def begin(self) -> Figures:
         return self._expect(self.q)
@@ -180,9 +212,16 @@ class VariationalBayes:
         """q of the latents at a q of everything else, which becomes the learner's, and the bound there."""
         bound, self.statistics = self.rows.expect(self, q)
         self.q, self.value = q, bound - self.couplings.divergence(q, self.prior)
-        self.net = posterior_net(self.given, self.learned(q), q.noises)
+        self.net = self._mean_net(q)
         self._note("elbo", self.value)
         return {"elbo": self.value, "change": np.inf}
+
+    def _mean_net(self, q: Beliefs) -> GaussianBayesNet:
+        return posterior_net(self.given, self.learned(q), q.noises)
+
+    def work_net(self, q: Beliefs) -> GaussianBayesNet:
+        """The net at the mean of q, in double precision."""
+        return posterior_net(self.work, self.learned(q), q.noises)
 
     def learned(self, q: Beliefs) -> dict[str, Array]:
         """The parameters and prior means that are learned, at the mean of q."""
@@ -212,12 +251,15 @@ class VariationalBayes:
 
     def score(self, data: Data) -> float:
         """A lower bound of the log-predictive density of other rows, per unit of weight."""
-        if data not in self._others:
-            rows = _few(data.of(self.given), self.work)
-            self._others[data] = _Rows(rows, self.families, groups_of(rows.evidence, self.families))
-        found = self._others[data].expect(self, self.q)[0] / data.total
+        found = self._rows_of(data).expect(self, self.q)[0] / data.total
         self._note("validation", found)
         return found
+
+    def _rows_of(self, data: Data) -> _Rows:
+        if data not in self._others:
+            rows = self._taken(data.of(self.given))
+            self._others[data] = _Rows(rows, self.families, groups_of(rows.evidence, self.families))
+        return self._others[data]
 
     def state(self) -> dict[str, Any]:
         best = {by: [value, numbers(net), _packed(q), elbo] for by, (value, net, q, elbo) in self.best.items()}
@@ -231,6 +273,10 @@ class VariationalBayes:
 
     def restore(self, net: GaussianBayesNet, state: Mapping[str, Any]) -> None:
         self._expect(_unpacked(state["q"]))
+        self._restore(state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.q = _unpacked(state["q"])
         self.change, self.iteration, self._failure = state["change"], state["iteration"], state["failure"]
         self.best = {
             by: (value, with_numbers(self.given, held), _unpacked(q), elbo)
@@ -281,29 +327,30 @@ class _Rows:
         self.families, self.groups = families, groups
         self.widened = Widened(data, families, groups)
         self.data = self.widened.data
-        self.estep: Expectation = estep(self.data, families, "exact", {})
+
+    @cached_property
+    def estep(self) -> Expectation:
+        return estep(self.data, self.families, "exact", {})
 
     def expect(self, learner: VariationalBayes, q: Beliefs) -> tuple[float, Any]:
         """Σ w E log p(row | weights, noises) + H[q(latents)], and the statistics of every family."""
         couplings = learner.couplings
         spreads = [couplings.spread(q, number) for number in range(len(self.families))]
-        net = posterior_net(learner.work, learner.learned(q), q.noises)
-        expected = self.estep(self.widened.net(net, spreads))
+        expected = self.estep(self.widened.net(learner.work_net(q), spreads))
         statistics = parts_of(expected, self.families, self.groups, self.data.counts)
         total = expected.objective(self.data.counts) + self.widened.constant
-        for family, parts, spread, hidden in zip(self.families, statistics, spreads, self.widened.hidden, strict=True):
-            slack = q.noises[family.noise].slack
-            for number, part in enumerate(parts):
-                total += 0.5 * part.moments.weight * float(slack[part.rows].sum())
-                if family.learned and not hidden:
-                    total -= 0.5 * float(np.sum(spread[number] * part.moments.about_zero.uu))
-        return total, statistics
+        return total + self.widened.rest(q.noises, spreads, statistics), statistics
 
 
 def _few(data: Data, net: GaussianBayesNet) -> Data:
     """The rows in double precision, as few as say the same."""
     rows = data.of(net)
-    rows = condensed(rows) if net.is_linear() else rows
+    return in_double(condensed(rows) if net.is_linear() else rows, net)
+
+
+def in_double(data: Data, net: GaussianBayesNet) -> Data:
+    """Rows in double precision, for a net that is."""
+    rows = data.of(net)
     evidence, held = rows.evidence, {}
     for kind in ("values", "do"):
         held[kind] = {n: np.asarray(a, np.float64) for n, a in getattr(evidence, kind).items()}

@@ -10,6 +10,7 @@ import numpy as np
 from gbn.errors import LearningError
 from gbn.learning.em import _floors, _Options
 from gbn.learning.numbers import Frozen
+from gbn.learning.stepwise import _check as check_stepwise
 from gbn.learning.weights_posterior import WeightPosterior
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from gbn.learning.regressions import Family
     from gbn.net import GaussianBayesNet
 
-__all__ = ["check", "noise_rates", "precisions", "relevant", "roots_kept", "without_priors"]
+__all__ = ["check", "check_steps", "noise_rates", "precisions", "relevant", "roots_kept", "without_priors"]
 
 Array = np.ndarray[Any, Any]
 
@@ -97,3 +98,10 @@ def check(max_iter: int, tol: float | None, noise_shape: float, ard_shape: float
         wrong.append(f"prior: got {type(prior).__name__}, expected the posterior of an earlier fit, result.posterior")
     if wrong:
         raise LearningError("; ".join(wrong))
+
+
+def check_steps(
+    epochs: int, batch_size: int, step_size: float | None, step_decay: float, linearisations: int, samples: int | None
+) -> None:
+    """Raise LearningError where options of batches are wrong."""
+    check_stepwise(epochs, batch_size, step_size, step_decay, linearisations, samples, 0.0, 1.0)

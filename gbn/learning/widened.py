@@ -11,7 +11,7 @@ observations has the q over latents that is wanted for its posterior, and every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ from gbn.learning.data import Data
 from gbn.vertex import Vertex
 
 if TYPE_CHECKING:
-    from gbn.learning.counted import Group
+    from gbn.learning.counted import Group, Part
+    from gbn.learning.precisions import Precision
     from gbn.learning.regressions import Family
     from gbn.net import GaussianBayesNet
 
@@ -92,6 +93,17 @@ class Widened:
         out.vertices.update(self._extra)
         out.noises.update(self._units)
         return out
+
+    def rest(self, noises: Mapping[str, Precision], spreads: Spreads, statistics: Sequence[Sequence[Part]]) -> float:
+        """What the expected log-density of rows is besides the wider net's log-evidence and ``constant``, in nats."""
+        total = 0.0
+        for family, parts, spread, hidden in zip(self.families, statistics, spreads, self.hidden, strict=True):
+            slack = noises[family.noise].slack
+            for number, part in enumerate(parts):
+                total += 0.5 * part.moments.weight * float(slack[part.rows].sum())
+                if family.learned and not hidden:
+                    total -= 0.5 * float(np.sum(spread[number] * part.moments.about_zero.uu))
+        return total
 
     def net(self, net: GaussianBayesNet, spreads: Spreads) -> GaussianBayesNet:
         """The wider net of one with the mean weights and expected precisions, for these D."""

@@ -263,6 +263,18 @@ def test_wrong_options_are_named():
         net.fit(data, "vb", fixed_noise=["z"])
 
 
+def test_regressors_that_determine_one_another():
+    x, y = rows(1, 1, 50)
+    twice = np.column_stack([x, x])
+    net = regression_net(2, 1, 1.0)
+    # The prior decides between the two weights.
+    post = net.fit({"x": twice, "y": y}, "vb").posterior
+    np.testing.assert_allclose(post.mean["y.x.weight"][0, 0], post.mean["y.x.weight"][0, 1], rtol=1e-6)
+    assert post.std["y.x.weight"][0, 0] > 3
+    with pytest.raises(LearningError, match=r"'y': the posterior of 'y\.x\.weight', 'y\.bias' is lost to rounding"):
+        net.fit({"x": 1e9 * twice, "y": y}, "vb")
+
+
 def test_a_prior_of_another_net_is_refused():
     x, y = rows(2, 1, 10)
     post = regression_net(2, 1, 1.0).fit({"x": x, "y": y}, "vb").posterior
