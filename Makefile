@@ -14,7 +14,7 @@ export OPENBLAS_NUM_THREADS := 1
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: help demo test lint pytest notebooks bench wheel clean distclean
+.PHONY: help demo test lint pytest notebooks screenshots bench wheel clean distclean
 
 help:
 	@echo "make demo       install what the demo needs, run it, write report.html"
@@ -22,6 +22,7 @@ help:
 	@echo "make lint       ruff, import directions, mypy"
 	@echo "make pytest     the tests alone; choose some with PYTEST_ARGS='-k exact'"
 	@echo "make notebooks  bring notebooks up to date with their text and execute them in place"
+	@echo "make screenshots  photograph the README's opening picture; needs Chromium"
 	@echo "make bench      run every benchmark"
 	@echo "make wheel      build the distributions into dist/"
 	@echo "make clean      remove what was built; make distclean removes .venv as well"
@@ -48,6 +49,9 @@ ifneq ($(NOTEBOOK_TEXTS),)
 	$(BIN)/jupytext --to ipynb --update $(NOTEBOOK_TEXTS)
 	$(BIN)/pytest -W default --nbmake --overwrite $(NOTEBOOK_TEXTS:.py=.ipynb)
 endif
+
+screenshots: $(VENV)/.test-installed
+	$(BIN)/python notebooks/pictures/opening.py
 
 bench: $(VENV)/.test-installed
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done

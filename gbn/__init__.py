@@ -1,6 +1,7 @@
 """gbn reads a neural network as a Gaussian Bayes net: convert, query, compare with backprop."""
 
 from gbn.conversion import convert
+from gbn.display.document import side_by_side
 from gbn.equivalence import Report, compare
 from gbn.errors import (
     ConvergenceWarning,
@@ -19,6 +20,7 @@ from gbn.errors import (
 )
 from gbn.export.write_back import load_into
 from gbn.gaussian import Covariance, Gaussian
+from gbn.growth import widen
 from gbn.inference import gradient, query
 from gbn.inference.side_by_side import compare_engines
 from gbn.io import load, save
@@ -58,4 +60,6 @@ __all__ = [
     "load_into",
     "query",
     "save",
+    "side_by_side",
+    "widen",
 ]

@@ -3,6 +3,8 @@
 Nothing is half-built: a call that raises leaves the net as it was.
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +15,7 @@ from gbn import likelihoods, ops
 from gbn.arrays import detached
 from gbn.errors import GraphError, ShapeError, UnknownNameError
 from gbn.gaussian import Covariance
+from gbn.options import check_arguments
 from gbn.source import SourceNames
 from gbn.trial import tried
 from gbn.vertex import Array, Shape, Vertex
@@ -185,8 +188,9 @@ class NetBuilder(SourceNames):
         A vertex's own noise goes with its last use; those made by :meth:`add_noise` stay.
 
         Raises:
-            UnknownNameError, CovarianceError, GraphError: and nothing is changed then.
+            UnknownNameError, CovarianceError, GraphError, ArgumentTypeError: and nothing is changed then.
         """
+        check_arguments(NetBuilder.set_noise, {"covariances": covariances})
         # Only what changes is set aside: a copy of everything would make building by single calls quadratic.
         vertices: dict[str, Vertex] = {}
         noises: dict[str, Covariance] = {}

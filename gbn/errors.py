@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "NO_COUNTERPART",
+    "ArgumentTypeError",
     "ConvergenceWarning",
     "ConversionError",
     "CovarianceError",
@@ -38,6 +39,10 @@ _ADD_ONE = (
 
 class GbnError(Exception):
     """Base class of every error that gbn raises on purpose."""
+
+
+class ArgumentTypeError(GbnError, TypeError):
+    """An argument or option is of another type than its function takes."""
 
 
 class GraphError(GbnError, ValueError):

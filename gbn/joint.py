@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import linalg
 
 from gbn.errors import EvidenceError, ShapeError, SingularEvidenceError, UnknownNameError
-from gbn.gaussian import LOG_2PI, Gaussian
+from gbn.gaussian import LOG_2PI, Covariance, Gaussian
 
 __all__ = ["Joint", "divergence", "is_shared"]
 
@@ -83,6 +84,46 @@ class Joint:
             cov = np.broadcast_to(cov, (len(mean), *cov.shape[1:]))
         events = tuple(self.events[self.names.index(name)] for name in kept)
         return Joint(tuple(kept), events, mean.astype(self.mean.dtype), cov.astype(self.cov.dtype, copy=False))
+
+    def revise(self, marginals: Mapping[str, tuple[Any, Any]]) -> Joint:
+        """Jeffrey's rule: some vertices get these marginals, the others keep their conditional given them.
+
+        q(h, o) = p(h | o) N(o; v, R): with G = Cov(·, o) Cov(o)⁻¹ the mean moves by G (v - m_o), the covariance by
+        G (R - Cov(o)) Gᵀ.  Of all distributions with these marginals the one nearest to p, in
+        KL(q ‖ p); unlike soft evidence, it does not care what p said of o, and R may be wider than Cov(o).
+
+        Source: Jeffrey, *The Logic of Decision* (1965), chapter 11.
+
+        Args:
+            marginals: vertex -> (mean, cov); mean as in :meth:`condition`; cov a number, an array over the event, or a
+                matrix.  Several vertices are independent of one another afterwards.
+
+        Returns:
+            all vertices, in the order of this joint.
+
+        Raises:
+            As :meth:`condition`; CovarianceError: a marginal is none.
+        """
+        o, every = self.entries(list(marginals)), np.arange(self.mean.shape[1])
+        given = self._given({name: pair[0] for name, pair in marginals.items()})
+        new = [
+            Covariance(pair[1], self.events[self.names.index(name)], name).matrix() for name, pair in marginals.items()
+        ]
+        target = linalg.block_diag(*new)
+
+        def solved(cov: Array) -> Array:
+            return _solve(_block(cov, o, o), _block(cov, o, every), list(marginals))
+
+        mean = self.mean + ((given - self.mean[:, o])[:, None] @ _per_sample(self.cov, solved))[:, 0]
+
+        def revised(cov: Array) -> Array:
+            gain = solved(cov)
+            return _symmetric(cov + np.swapaxes(gain, 1, 2) @ (target - _block(cov, o, o)) @ gain)
+
+        cov = _per_sample(self.cov, revised)
+        if len(mean) != len(cov):
+            cov = np.broadcast_to(cov, (len(mean), *cov.shape[1:]))
+        return Joint(self.names, self.events, mean.astype(self.mean.dtype), cov.astype(self.cov.dtype, copy=False))
 
     def _given(self, values: Mapping[str, Any]) -> Array:
         """Shape: (rows, entries of all that is given)."""

@@ -15,6 +15,7 @@ from gbn.joint import Joint, is_shared
 if TYPE_CHECKING:
     import pandas
 
+    from gbn.display.document import Document
     from gbn.evidence import Evidence
     from gbn.net import GaussianBayesNet
 
@@ -306,6 +307,12 @@ class Posterior:
             return ~np.isnan(evidence.values[name])
         shape = (evidence.samples, *vertex.shape) if vertex.plated else vertex.shape
         return np.full(shape, name in evidence.values or name in evidence.do)
+
+    def drawing(self, sample: int = 0) -> Document:
+        """One sample drawn in the net; see :func:`gbn.display.document.posterior_drawing`."""
+        from gbn.display.document import posterior_drawing
+
+        return posterior_drawing(self, sample)
 
     def _repr_html_(self) -> str:
         from gbn.display.html import posterior_html

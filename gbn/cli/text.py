@@ -32,6 +32,8 @@ __all__ = [
     "net_facts",
     "noise_text",
     "posterior_data",
+    "posterior_facts",
+    "posterior_summary",
     "posterior_text",
     "quoted",
     "save_arrays",
@@ -101,6 +103,15 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 def posterior_data(post: Posterior, figures: _Figures) -> dict[str, Any]:
     """A posterior as plain values."""
+    targets = {
+        name: {kind: _plain(getattr(figures, kind).get(name)) for kind in ("mean", "std", "cov")}
+        for name in post.targets
+    }
+    return posterior_summary(post, figures) | {"targets": targets}
+
+
+def posterior_summary(post: Posterior, figures: _Figures) -> dict[str, Any]:
+    """The same without the targets."""
     return {
         "engine": post.engine,
         "converged": post.converged,
@@ -108,23 +119,23 @@ def posterior_data(post: Posterior, figures: _Figures) -> dict[str, Any]:
         "log_evidence": _plain(figures.log_evidence),
         "free_energy": _plain(figures.free_energy),
         "diagnostics": _plain(post.diagnostics),
-        "targets": {
-            name: {kind: _plain(getattr(figures, kind).get(name)) for kind in ("mean", "std", "cov")}
-            for name in post.targets
-        },
     }
 
 
 def posterior_text(post: Posterior, figures: _Figures) -> str:
     """A posterior as a table."""
+    columns = ("vertex", "shape", "mean", "std")
+    rows = [(n, sizes_text(post.net[n]), _range(figures.mean[n]), _range(figures.std.get(n))) for n in post.targets]
+    return f"{aligned(posterior_facts(post, figures))}\n\n{aligned([columns, *rows])}"
+
+
+def posterior_facts(post: Posterior, figures: _Figures) -> Facts:
+    """How a posterior was found, as label and text."""
     facts: Facts = [("engine", post.engine + ("" if post.converged else " (not converged)"))]
     facts += [("samples", post.evidence.samples), ("log-evidence", _nats(figures.log_evidence))]
     if figures.log_evidence is None:
         facts.append(("free energy", _nats(figures.free_energy)))
-    facts += [(key.replace("_", " "), _fact(value)) for key, value in post.diagnostics.items()]
-    columns = ("vertex", "shape", "mean", "std")
-    rows = [(n, sizes_text(post.net[n]), _range(figures.mean[n]), _range(figures.std.get(n))) for n in post.targets]
-    return f"{aligned(facts)}\n\n{aligned([columns, *rows])}"
+    return facts + [(key.replace("_", " "), _fact(value)) for key, value in post.diagnostics.items()]
 
 
 def _nats(values: Array | None) -> str:

@@ -20,6 +20,7 @@ from gbn.equivalence.report import Comparison, Report
 from gbn.errors import EvidenceError, InferenceError, ShapeError
 from gbn.evidence import Evidence
 from gbn.net import GaussianBayesNet
+from gbn.options import check_options
 
 __all__ = ["METRICS", "compare", "measure"]
 
@@ -127,7 +128,7 @@ def compare(
     """
     chosen = losses.get(loss)
     losses.check_reduction(reduction)
-    inference.check_options(engine, options)
+    check_options(inference.solver(engine), options, f"engine {engine!r}")
     inputs = x if isinstance(x, tuple) else (x,)
     _check_finite(inputs)
     if net is None:

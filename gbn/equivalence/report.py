@@ -187,22 +187,9 @@ class Report:
         Raises:
             MissingDependencyError: matplotlib is absent.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise MissingDependencyError("matplotlib", "plot", "plotting a report") from error
-        if ax is None:
-            ax = plt.subplots(figsize=(7, 1.2 + 0.28 * len(self.parameters)), layout="constrained")[1]
-        errors = [row.figures["relative_error"] for row in self.parameters]
-        # Exact agreement has no place on a log scale; a bar at the rounding error stands for it.
-        shown = [max(value, 1e-17) if math.isfinite(value) else 1.0 for value in errors]
-        colours = ["tab:blue" if row.agrees else "tab:red" for row in self.parameters]
-        ax.barh([row.name for row in self.parameters], shown, color=colours)
-        ax.axvline(self.tol, color="gray", linestyle="--", label=f"tolerance {self.tol:g}")
-        ax.set(xscale="log", xlabel="relative error to backprop", title=f"{self.model}: engine {self.engine!r}")
-        ax.invert_yaxis()
-        ax.legend()
-        return ax
+        from gbn.display.plots import layer_errors
+
+        return layer_errors(self, ax=ax)
 
     def save_html(self, path: str | PathLike[str]) -> None:
         """Write the report as one HTML file that loads nothing else."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from gbn.errors import UnknownNameError
 from gbn.evidence import Evidence, offered
+from gbn.options import check_arguments, check_options
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
@@ -36,16 +36,6 @@ def solver(name: str) -> Callable[..., Posterior]:
     module = sys.modules.get(ENGINES[name]) or import_module(ENGINES[name])
     solve: Callable[..., Posterior] = module.solve
     return solve
-
-
-def check_options(engine: str, options: Mapping[str, Any]) -> None:
-    """Raise UnknownNameError at an option that the engine does not have."""
-    if not options:
-        return
-    known = [p.name for p in signature(solver(engine)).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"option of engine {engine!r}", option, known)
 
 
 def query(
@@ -75,10 +65,13 @@ def query(
 
     Raises:
         UnknownNameError: unknown vertex, engine or option, with near matches.
+        ArgumentTypeError: options of other types than the engine's.
         EvidenceError, ShapeError, CovarianceError: unusable evidence, naming the vertex.
         InferenceError: the engine cannot answer this query.
     """
     solve = solver(engine)
+    check_arguments(query, {"targets": targets})
+    check_options(solve, options, f"engine {engine!r}")
     # The answer is lazy, and must stay that of the net as it is now.
     net = net.copy()
     read = Evidence.read(net, evidence, do) if not soft else _with_soft(net, evidence, do, soft)
@@ -87,7 +80,6 @@ def query(
     for name in chosen:
         if name not in net.vertices:
             raise UnknownNameError("target", name, offered(net, name))
-    check_options(engine, options)
     post = solve(read.net, read, chosen, **options)
     post.options = options
     if not soft:

@@ -119,10 +119,7 @@ def solve(
         arrival = Arrival() if operating_point == "forward" else Arrival(diagnostics={"stopped": "nothing to iterate"})
     patterns = one_row_a_pattern(point) if net.is_linear() else None
     first, figures = _chosen(point, targets, patterns, solver, dense_limit)
-    solution: Solution = first
-    if isinstance(first, ObservationPosterior) and first.dense:
-        other = solver == "auto" and "information_form" not in figures
-        solution = Guarded(first, lambda: _information(point, targets, patterns) if other else None)
+    solution: Solution = _guarded(first, figures, point, targets, patterns, solver)
     post = Posterior(
         net,
         evidence,
@@ -152,10 +149,7 @@ def _check(
         "operating_point": (operating_point, OPERATING_POINTS),
         "linearization": (linearization, ("taylor", "moment")),
     }
-    for option, (got, expected) in choices.items():
-        if got not in expected:
-            listed = ", ".join(map(repr, expected)) if len(expected) > 2 else " or ".join(map(repr, expected))
-            raise InferenceError(f"{option}: got {got!r}, expected {'one of ' * (len(expected) > 2)}{listed}")
+    _check_choices(choices)
     if operating_point == "equilibrium" and linearization == "moment":
         raise InferenceError(
             "linearization='moment' needs the spread of a posterior, and the equilibrium is a point without one; use "
@@ -168,6 +162,13 @@ def _check(
     if operating_point == "forward" and (max_rounds is not None or callback is not None):
         option = "max_rounds" if max_rounds is not None else "callback"
         raise InferenceError(f"{option}: the forward point takes no rounds; use operating_point='posterior'")
+
+
+def _check_choices(choices: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    for option, (got, expected) in choices.items():
+        if got not in expected:
+            listed = ", ".join(map(repr, expected)) if len(expected) > 2 else " or ".join(map(repr, expected))
+            raise InferenceError(f"{option}: got {got!r}, expected {'one of ' * (len(expected) > 2)}{listed}")
 
 
 def _statement(point: Linearization, operating_point: str, linear: bool) -> dict[str, Any]:
@@ -201,6 +202,21 @@ def _chosen(
     return _solved(_choice(point, targets, patterns, solver, dense_limit), point, targets, patterns)
 
 
+def _guarded(
+    first: LinearizedPosterior,
+    figures: Mapping[str, Any],
+    point: Linearization,
+    targets: Sequence[str],
+    patterns: Patterns,
+    solver: str,
+) -> LinearizedPosterior | Guarded:
+    """The posterior, or where it is that of observation space one that notices when digits are lost."""
+    if not (isinstance(first, ObservationPosterior) and first.dense):
+        return first
+    other = solver == "auto" and "information_form" not in figures
+    return Guarded(first, lambda: _information(point, targets, patterns) if other else None)
+
+
 class Repeated:
     """Exact inference for one evidence in nets that differ in their numbers alone, as learning asks for it.
 
@@ -208,11 +224,15 @@ class Repeated:
 
     Args:
         evidence, targets, solver, dense_limit: as in :func:`solve`.
+
+    Raises:
+        InferenceError: no such solver.
     """
 
     def __init__(
-        self, evidence: Evidence, targets: Sequence[str], solver: str = "auto", dense_limit: int = _DENSE_LIMIT
+        self, evidence: Evidence, targets: Sequence[str], *, solver: str = "auto", dense_limit: int = _DENSE_LIMIT
     ) -> None:
+        _check_choices({"solver": (solver, SOLVERS)})
         self.evidence, self.targets, self.solver, self.dense_limit = evidence, targets, solver, dense_limit
         self.choice: _Choice | None = None
         self.some: tuple[Evidence, Array] | None = None
@@ -220,7 +240,7 @@ class Repeated:
             rows, pattern = evidence.patterns()
             self.some = (evidence.rows(rows), pattern)
 
-    def __call__(self, net: GaussianBayesNet) -> LinearizedPosterior:
+    def __call__(self, net: GaussianBayesNet) -> LinearizedPosterior | Guarded:
         """The posterior in one such net.
 
         Raises:
@@ -236,7 +256,8 @@ class Repeated:
                 patterns = Linearization.forward(replace(few, net=net)), pattern
         if self.choice is None:
             self.choice = _choice(point, self.targets, patterns, self.solver, self.dense_limit)
-        return _solved(self.choice, point, self.targets, patterns)[0]
+        first, figures = _solved(self.choice, point, self.targets, patterns)
+        return _guarded(first, figures, point, self.targets, patterns, self.solver)
 
 
 @dataclass(frozen=True)

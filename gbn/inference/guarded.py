@@ -69,6 +69,18 @@ class Guarded:
     def covariance(self, a: str, b: str) -> Array:
         return self._ask(lambda s: s.covariance(a, b), [a, b])
 
+    def covariance_by_pattern(self, a: str, b: str) -> Array:
+        return self._ask(lambda s: s.covariance_by_pattern(a, b), self._uncertain([(a, b)]))
+
+    def summed_covariance(self, pairs: Sequence[tuple[str, str]], counts: Array) -> Array | None:
+        return self._ask(lambda s: s.summed_covariance(pairs, counts), self._uncertain(pairs))
+
+    def known(self, name: str) -> bool:
+        return self._first.known(name)
+
+    def _uncertain(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
+        return [name for name in dict.fromkeys(n for pair in pairs for n in pair) if not self.known(name)]
+
     def sample(self, n: int, rng: np.random.Generator, names: Sequence[str]) -> dict[str, Array]:
         return self._ask(lambda s: s.sample(n, rng, names))
 

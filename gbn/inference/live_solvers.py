@@ -7,6 +7,7 @@ Each keeps for every sample its ``point``, and says which are ``done`` (gradient
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from scipy import integrate, sparse
@@ -17,8 +18,13 @@ from gbn.inference.lbfgs import LBFGS
 from gbn.inference.live_prediction import Errors, FreeEnergy, States
 from gbn.inference.minimiser import Array, Minimiser, dot
 
-__all__ = ["SOLVERS", "Descent", "Flow", "GaussNewton", "prepare"]
+__all__ = ["INTEGRATORS", "SOLVERS", "Descent", "Flow", "GaussNewton", "prepare"]
 
+# What the flow may be integrated by, by scipy's names; explicit ones are held to steps of the shortest time scale.
+INTEGRATORS: dict[str, Callable[..., Any]] = {
+    name: getattr(integrate, name) for name in ("BDF", "Radau", "LSODA", "RK23", "RK45", "DOP853")
+}
+_IMPLICIT = ("BDF", "Radau")
 _HALVINGS = 30
 # Free energies that differ by less than this times the tolerance, in nats, are the same.
 _RESOLUTION = 1e-2
@@ -105,25 +111,23 @@ class GaussNewton(Minimiser):
 
 
 class Flow(Minimiser):
-    """The gradient flow dv/dt = -∂F/∂v of the latents, by backward differentiation formulas.
+    """The gradient flow dv/dt = -∂F/∂v of the latents.
 
-    The equations are stiff: rates differ as precisions do.  A round is one step of scipy's adaptive integrator, whose
-    Jacobian is block-diagonal, one block a sample.
+    The equations are stiff: rates differ as precisions do, so the default are backward differentiation formulas.  A
+    round is one step of an adaptive integrator of scipy; for the implicit ones the Jacobian is block-diagonal, one
+    block a sample.
     """
 
-    def __init__(self, problem: States, tol: float, unit: float) -> None:
+    def __init__(self, problem: States, tol: float, unit: float, integrator: str = "BDF") -> None:
         start = problem.start()
         super().__init__(problem, start, tol, unit)
         rows, dim = start.shape
-        blocks = sparse.kron(sparse.eye(rows), np.ones((dim, dim)), format="csc") if start.size else None
-        accuracy = max(tol, float(np.finfo(start.dtype).eps) * 100)
-        self._stepper = (
-            integrate.BDF(
-                self._rate, 0.0, start.reshape(-1).astype(float), np.inf, rtol=1e-3, atol=accuracy, jac_sparsity=blocks
-            )
-            if start.size
-            else None
-        )
+        options: dict[str, Any] = {"rtol": 1e-3, "atol": max(tol, float(np.finfo(start.dtype).eps) * 100)}
+        if integrator in _IMPLICIT and start.size:
+            options["jac_sparsity"] = sparse.kron(sparse.eye(rows), np.ones((dim, dim)), format="csc")
+        make = INTEGRATORS[integrator]
+        first = start.reshape(-1).astype(float)
+        self._stepper = make(self._rate, 0.0, first, np.inf, **options) if start.size else None
 
     def _rate(self, _time: float, x: Array) -> Array:
         points = x.reshape(self.point.shape).astype(self.point.dtype)
@@ -169,9 +173,11 @@ def _gradient(evidence: Evidence, tol: float, step_size: float | None) -> tuple[
     return problem, Descent(problem, tol, np.inf, step_size)
 
 
-def _ode(evidence: Evidence, tol: float, step_size: float | None) -> tuple[FreeEnergy, Minimiser]:
+def _ode(
+    evidence: Evidence, tol: float, step_size: float | None, integrator: str = "BDF"
+) -> tuple[FreeEnergy, Minimiser]:
     problem = States(evidence)
-    return problem, Flow(problem, tol, np.inf)
+    return problem, Flow(problem, tol, np.inf, integrator)
 
 
 SOLVERS: dict[str, Callable[[Evidence, float, float | None], tuple[FreeEnergy, Minimiser]]] = {
@@ -184,11 +190,17 @@ SOLVERS: dict[str, Callable[[Evidence, float, float | None], tuple[FreeEnergy, M
 _WITH_STEP = ("gradient", "errors")
 
 
-def prepare(name: str, evidence: Evidence, tol: float, step_size: float | None) -> tuple[FreeEnergy, Minimiser]:
+def prepare(
+    name: str, evidence: Evidence, tol: float, step_size: float | None, integrator: str | None = None
+) -> tuple[FreeEnergy, Minimiser]:
     """The function to minimise, and the solver of that name at its start.
 
+    Args:
+        integrator: of solver "ode": one of :data:`INTEGRATORS` (default "BDF").
+
     Raises:
-        InferenceError: no such solver; a step size for one that finds its own; what :class:`FreeEnergy` refuses.
+        InferenceError: no such solver or integrator; a step size for one that finds its own; what :class:`FreeEnergy`
+            refuses.
     """
     if name not in SOLVERS:
         raise InferenceError(f"solver: got {name!r}, expected one of {', '.join(map(repr, SOLVERS))}")
@@ -199,4 +211,11 @@ def prepare(name: str, evidence: Evidence, tol: float, step_size: float | None) 
         )
     if step_size is not None and not (0 < step_size < np.inf):
         raise InferenceError(f"step_size: got {step_size}, expected a finite number above 0")
-    return SOLVERS[name](evidence, tol, step_size)
+    if integrator is None:
+        return SOLVERS[name](evidence, tol, step_size)
+    if name != "ode" or integrator not in INTEGRATORS:
+        raise InferenceError(
+            f"integrator: got {integrator!r} for solver {name!r}; solver 'ode' takes one of "
+            f"{', '.join(map(repr, INTEGRATORS))}"
+        )
+    return _ode(evidence, tol, step_size, integrator)

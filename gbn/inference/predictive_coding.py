@@ -41,6 +41,7 @@ def solve(
     prediction: str = "fixed",
     schedule: str | None = None,
     solver: str | None = None,
+    integrator: str | None = None,
     step_size: float | None = None,
     drop: float | None = None,
     delay: int | None = None,
@@ -59,6 +60,8 @@ def solve(
             round), "forward" (topological), or "asynchronous" (random, and messages are lost and late).
         solver: of live prediction: "lbfgs" (default), "gauss-newton" (for small noise), "gradient" (rounds on the
             latents, v ← v + η (-λ + pull)), "errors" (rounds on whitened errors), "ode" (the flow dv/dt = -λ + pull).
+        integrator: of solver "ode", by scipy's name: "BDF" (default), "Radau", "LSODA"; "RK23", "RK45", "DOP853" are
+            explicit, and slow where precisions differ much.
         step_size: η; default 1 for fixed prediction, 0.1 in parallel; for solver "gradient" a tenth of the smallest
             variance, for "errors" 0.1 (both halve it where the free energy would rise).
         drop: probability that a message is lost, the last one heard then stands (asynchronous; default 0.1).
@@ -83,10 +86,11 @@ def solve(
                 f"{' and '.join(foreign)} belong to prediction='fixed'; live prediction takes solver and step_size"
             )
         limits = {name: value for name, value in limits.items() if value is not None}
-        answer, outcome, figures = _live(evidence, solver or "lbfgs", step_size, limits)
+        answer, outcome, figures = _live(evidence, solver or "lbfgs", step_size, integrator, limits)
     elif prediction == "fixed":
-        if solver is not None:
-            raise InferenceError(f"solver: got {solver!r}, but it belongs to prediction='live'; use schedule")
+        for option, value in {"solver": solver, "integrator": integrator}.items():
+            if value is not None:
+                raise InferenceError(f"{option}: got {value!r}, but it belongs to prediction='live'; use schedule")
         answer, outcome, figures = _fixed(evidence, schedule or "sweep", step_size, drop, delay, rng, limits)
     else:
         raise InferenceError(f"prediction: got {prediction!r}, expected 'fixed' or 'live'")
@@ -189,9 +193,9 @@ def _channel(schedule: str, drop: float | None, delay: int | None, rng: np.rando
 
 
 def _live(
-    evidence: Evidence, solver: str, step_size: float | None, limits: Mapping[str, Any]
+    evidence: Evidence, solver: str, step_size: float | None, integrator: str | None, limits: Mapping[str, Any]
 ) -> tuple[PointEstimate, Outcome, dict[str, Any]]:
-    point, outcome, figures = equilibrium(evidence, solver=solver, step_size=step_size, **limits)
+    point, outcome, figures = equilibrium(evidence, solver=solver, step_size=step_size, integrator=integrator, **limits)
     figures = {
         "solver": solver,
         "rounds": outcome.rounds,
@@ -207,6 +211,7 @@ def equilibrium(
     *,
     solver: str = "lbfgs",
     step_size: float | None = None,
+    integrator: str | None = None,
     max_rounds: int = _ROUNDS,
     tol: float = 1e-6,
     callback: Callable[[int, Mapping[str, float]], Any] | None = None,
@@ -216,6 +221,7 @@ def equilibrium(
 
     Args:
         solver: one of :data:`gbn.inference.live_solvers.SOLVERS`.
+        integrator: of solver "ode", one of :data:`gbn.inference.live_solvers.INTEGRATORS`.
 
     Returns:
         the net linearised there, how the iteration ended, and its figures: evaluations of F and its gradient (and the
@@ -224,7 +230,7 @@ def equilibrium(
     Raises:
         InferenceError: random parameters, which couple the samples; options that do not fit.
     """
-    problem, solving = prepare(solver, evidence, tol, step_size)
+    problem, solving = prepare(solver, evidence, tol, step_size, integrator)
     lines = problem.lines
 
     def effort() -> dict[str, int]:

@@ -10,10 +10,11 @@ import numpy as np
 from gbn.errors import InferenceError, UnknownNameError
 from gbn.evidence import Evidence, offered
 from gbn.graph import linear_given
-from gbn.inference import check_options, query, solver
+from gbn.inference import query, solver
 from gbn.inference.augment import seen_as, twin
 from gbn.joint import divergence
 from gbn.net import GaussianBayesNet
+from gbn.options import check_options
 from gbn.posterior import Posterior
 
 __all__ = ["counterfactual", "divergence_from_prior", "most_probable", "mutual_information"]
@@ -114,7 +115,7 @@ def counterfactual(
             "linearization='moment': a counterfactual keeps the noises of the net, and what a regression leaves over "
             "is none of them; use linearization='taylor'"
         )
-    check_options(engine, options)
+    check_options(solver(engine), options, f"engine {engine!r}")
     facts, shown, counterpart = twin(net, evidence, do, chosen)
     asked = [counterpart.get(name, name) for name in chosen]
     post = solver(engine)(facts.net, facts, asked, **options)

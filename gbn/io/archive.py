@@ -63,6 +63,8 @@ def write_whole(path: str | os.PathLike[str], fill: Callable[[IO[bytes]], object
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder; make it first", str(target.parent))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder, expected the name of a file", os.fspath(path))
     temporary = target.with_name(f".{secrets.token_hex(8)}.gbn.tmp")
     try:
         with open(temporary, "xb") as file:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from inspect import signature
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbn.errors import UnknownNameError
+from gbn.errors import LearningError, UnknownNameError
 from gbn.learning.checkpoint import fingerprint
 from gbn.learning.data import Data
 from gbn.learning.numbers import Frozen
 from gbn.learning.result import FitResult, History
 from gbn.learning.training import Learner, Manners, train
+from gbn.options import check_arguments, check_options, options_of
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
 
 __all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
 
-_WHEN_TO_STOP = ("max_iter", "epochs", "tol")
 METHODS = {
     "em": "gbn.learning.em",
     "local": "gbn.learning.local",
@@ -42,17 +42,13 @@ def learner(method: str) -> Callable[..., Learner]:
     return make
 
 
-def _defaults(make: Callable[..., Learner]) -> dict[str, Any]:
-    """The options of a method, with their defaults."""
-    return {p.name: p.default for p in signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY}
-
-
-def check_options(method: str, options: Mapping[str, Any]) -> None:
-    """Raise UnknownNameError at an option that the method does not have."""
-    known = _defaults(learner(method))
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"option of method {method!r}", option, known)
+def _decisive(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that make a fit what it is: all but how long it goes on, for a checkpoint may be taken further."""
+    free = {"epochs"}
+    # Messages stop by tol of method "local"; where there are further starts, the end of one begins the next.
+    if method != "local" and not options.get("restarts"):
+        free |= {"max_iter", "tol"}
+    return {name: value for name, value in options.items() if name not in free}
 
 
 def fit(
@@ -96,22 +92,31 @@ def fit(
 
     Raises:
         UnknownNameError: unknown method, option, vertex or column, with near matches.
+        ArgumentTypeError: arguments or options of other types.
         EvidenceError, ShapeError: unusable data, naming the vertex.
         LearningError: the method cannot learn this net.
         FileFormatError: the checkpoint is damaged, or of another fit.
+        OSError: the checkpoint cannot be read or written; what was written before stays.
     """
     make = learner(method)
-    check_options(method, options)
+    manner = {"freeze": freeze, "patience": patience, "seed": seed, "callback": callback, "progress": progress}
+    check_arguments(fit, manner | {"checkpoint": checkpoint, "checkpoint_every": checkpoint_every})
+    check_options(make, options, f"method {method!r}")
     net = net.copy()
     rows, frozen = Data.read(net, data, weights), Frozen.read(net, freeze)
     held = None if validation is None else Data.read(net, validation)
+    if held is not None and not held.evidence.values:
+        raise LearningError("validation: nothing is observed in it; give held-out values of what is to be explained")
+    if isinstance(seed, Integral) and seed < 0:
+        raise LearningError(f"seed: got {seed}, expected a whole number of at least 0, or None")
     rng = np.random.default_rng(seed)
     manners = Manners(held, patience, callback, checkpoint, checkpoint_every, progress)
     mark = ""
     if checkpoint is not None:
-        # How long to go on is not part of what a fit is: a checkpoint may be taken further.
-        decisive = {k: v for k, v in (_defaults(make) | options).items() if k not in _WHEN_TO_STOP}
+        decisive = _decisive(method, options_of(make) | options)
         decisive |= {"validation": None if held is None else fingerprint(net, held, {}), "method": method}
-        decisive |= {"freeze": sorted(frozen.values | frozen.noises), "rng": rng.bit_generator.state}
+        # Chance that nobody chose is that of the checkpoint.
+        start = None if seed is None else rng.bit_generator.state
+        decisive |= {"freeze": sorted(frozen.values | frozen.noises), "rng": start}
         mark = fingerprint(net, rows, decisive)
     return train(lambda generator: make(net, rows, frozen, generator, **options), method, manners, rng, mark)

@@ -29,6 +29,7 @@ Tree = dict[str, Any]
 FORMAT, VERSION = "gbn.fit", 1
 _DTYPES = ("bool", "int64", "uint32", "uint64", "float32", "float64")
 _MOST_BYTES = 4 << 30
+_REMEDY = "the file is truncated, damaged or no checkpoint: remove it to begin the fit anew"
 
 
 def save_state(path: str | os.PathLike[str], state: Mapping[str, Any], form: str = FORMAT) -> None:
@@ -66,7 +67,7 @@ def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
         OSError: it cannot be read.
     """
     try:
-        state = read_tree(path, FORMAT, "checkpoint")
+        state = read_tree(path, FORMAT, "checkpoint", _REMEDY)
     except FileNotFoundError:
         return None
     if state.get("fingerprint") != mark:
@@ -77,11 +78,11 @@ def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
     return state
 
 
-def read_tree(path: str | os.PathLike[str], form: str, what: str) -> Tree:
+def read_tree(path: str | os.PathLike[str], form: str, what: str, remedy: str) -> Tree:
     """The tree that :func:`save_state` wrote there.
 
     Args:
-        form: what the file must say it is; what: the same for messages.
+        form: what the file must say it is; what: the same for messages; remedy: what to do where it is not.
 
     Raises:
         FileFormatError: damaged, or of another version.
@@ -91,13 +92,14 @@ def read_tree(path: str | os.PathLike[str], form: str, what: str) -> Tree:
         with open(path, "rb") as file:
             return _read(file, form)
     except Refusal as refusal:
-        raise FileFormatError(f"{os.fspath(path)}: not a whole {what}: {refusal}") from None
+        told = str(refusal).replace(DAMAGED, remedy)
+        raise FileFormatError(f"{os.fspath(path)}: not a whole {what}: {told}") from None
     except OSError:
         raise
     # Damaged bytes surface as almost any exception of the zip, number and text parsers.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
-        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a {what}; {DAMAGED}") from error
+        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a {what}; {remedy}") from error
 
 
 def _read(file: IO[bytes], form: str) -> Tree:
@@ -151,4 +153,6 @@ def _described(value: Any) -> Any:
     """What JSON has no word for: arrays in full, other things as they present themselves."""
     if isinstance(value, np.ndarray | np.generic):
         return [str(value.dtype), np.asarray(value).tolist()]
+    if hasattr(value, "digest"):
+        return value.digest()
     return sorted(value) if isinstance(value, set | frozenset) else repr(value)

@@ -71,13 +71,14 @@ class Data:
         return replace(self, evidence=replace(self.evidence, net=net))
 
     def batches(self, size: int | None, rng: np.random.Generator, shuffle: bool = True) -> Iterator[Data]:
-        """All rows once, in random order or their own, ``size`` at a time (None: all together, in their own order)."""
-        if size is None or size >= self.samples:
-            yield self
+        """All rows that count once, in random order or their own, ``size`` at a time (None: all, in theirs)."""
+        whole = self if self.counts.all() else self.rows(np.flatnonzero(self.counts))
+        if size is None or size >= whole.samples:
+            yield whole
             return
-        order = rng.permutation(self.samples) if shuffle else np.arange(self.samples)
-        for start in range(0, self.samples, size):
-            yield self.rows(order[start : start + size])
+        order = rng.permutation(whole.samples) if shuffle else np.arange(whole.samples)
+        for start in range(0, whole.samples, size):
+            yield whole.rows(order[start : start + size])
 
 
 def _read_weights(weights: Any, samples: int) -> Array:

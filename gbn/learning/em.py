@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gbn.errors import LearningError, ShapeError, UnknownNameError
+from gbn.errors import CovarianceError, LearningError, ShapeError, UnknownNameError
 from gbn.learning.condensation import condensed
 from gbn.learning.data import Data
 from gbn.learning.expansion import Gauge, find_gauges
 from gbn.learning.expectations import Expectation, Expected, estep, moments_of
 from gbn.learning.maximisation import Priors, maximise, parameter_groups
-from gbn.learning.numbers import Frozen, with_values
+from gbn.learning.numbers import Frozen, with_noise, with_values
 from gbn.learning.regressions import Family, read_families
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ __all__ = ["EM", "learner"]
 
 Array = np.ndarray[Any, Any]
 Figures = dict[str, float]
+# How far variances may lie apart for an exact E-step to keep digits.
+_RESOLVED = 1e10
 
 
 def learner(
@@ -83,8 +85,8 @@ def learner(
         noise_prior: (count, variance): the noise counts so many further rows with errors of this variance; for all, or
             by vertex or noise.
         variance_floor: the least variance of any noise in any direction, relative to the mean variance of what was
-            observed of its vertices (where nothing was, to its initial variance).  None: 1e-9, or 1e-4 in batches,
-            whose few rows a net can fit by chance.
+            observed of its vertices (where nothing was, to its initial variance); learned noises below it begin there.
+            None: 1e-9 (1.2e-5 in float32), or 1e-4 in batches, whose few rows a net can fit by chance.
         standard_errors: of all that was learned, from the observed information
             (:func:`gbn.learning.standard_errors.standard_errors`); costs two E-steps for each number learned.
         batch_size: rows for each step of stepwise EM, whose figure is the ``log_evidence`` a row of the net linearised
@@ -106,15 +108,16 @@ def learner(
         UnknownNameError, ShapeError: names and masks.
     """
     if variance_floor is None:
-        variance_floor = 1e-9 if batch_size is None else 1e-4
+        # In float32 the E-step itself needs more.
+        variance_floor = max(1e-9, 100 * float(np.finfo(net.dtype).eps)) if batch_size is None else 1e-4
     for name, number in (
         ("max_iter", max_iter),
         ("tol", tol or 0),
         ("restarts", restarts),
         ("variance_floor", variance_floor),
     ):
-        if not number >= 0:
-            raise LearningError(f"{name}: got {number}, expected a number of at least 0")
+        if not 0 <= number < np.inf:
+            raise LearningError(f"{name}: got {number}, expected a finite number of at least 0")
     families = read_families(net, frozen)
     options = _Options(net, families, frozen)
     priors = Priors(
@@ -124,6 +127,7 @@ def learner(
         floor={} if not variance_floor else _floors(net, data, families, variance_floor),
         fixed=options.fixed(engine == "pc" if fixed_noise is None else fixed_noise),
     )
+    net = _at_floor(net, priors)
     if batch_size is not None:
         if engine != "exact" or engine_options or restarts or standard_errors:
             raise LearningError("batch_size: stepwise EM takes no other engine, no restarts and no standard_errors")
@@ -174,7 +178,6 @@ class EM:
         self.few, self.estep = rows, estep(rows, families, *engine)
         self.gauges: list[Gauge] = find_gauges(net, data, families, priors) if px else []
         self.observed = _observed(data)
-        self.shifts: list[Array] | None = None
         self.notes: set[str] = set()
         self.start = self.iteration = 0
         self.change = np.inf
@@ -190,7 +193,13 @@ class EM:
         roots = {gauge.root for gauge in self.gauges}
         parts = [(f, m) for f, m in zip(self.families, self.moments, strict=True) if f.name not in roots]
         notes: set[str] = set()
-        net = maximise(self.net, parts, self.groups, self.priors, notes)
+        try:
+            net = maximise(self.net, parts, self.groups, self.priors, notes)
+        except CovarianceError as error:
+            raise LearningError(
+                f"{error}; in iteration {self.iteration + 1} rows are fitted exactly, and leave no noise: give "
+                "variance_floor=, noise_prior= or fixed_noise="
+            ) from error
         for gauge in self.gauges:
             number = next(k for k, f in enumerate(self.families) if f.name == gauge.root)
             net = gauge.apply(net, self.moments[number])
@@ -205,11 +214,10 @@ class EM:
     def _expect(self, net: GaussianBayesNet) -> Figures:
         """The E-step at a net, which becomes the learner's."""
         expected: Expected = self.estep(net)
-        moments = moments_of(expected, self.families, self.few, self.shifts)
+        moments = moments_of(expected, self.families, self.few)
         found = expected.objective(self.few.counts)
         self.net, self.moments, self.log_evidence = net, moments, found
         self.value = found + self.priors.log_density(net)
-        self.shifts = [m.shift for m in moments]
         name = "log_evidence" if self.engine[0] == "exact" else "minus_free_energy"
         return {name: found, "objective": self.value, "start": float(self.start), "change": np.inf}
 
@@ -232,17 +240,18 @@ class EM:
         # Rounding grows with the spread of the variances, as the condition of the posterior does.
         variances = [np.linalg.eigvalsh(q.value) if q.form == "full" else q.value for q in self.net.noises.values()]
         spread = max(v.max() for v in variances) / min(v.min() for v in variances)
-        resolution = max(1e-9, 100 * float(np.finfo(self.net.dtype).eps) * min(spread, 1e10))
+        resolution = max(1e-9, 100 * float(np.finfo(self.net.dtype).eps) * min(spread, _RESOLVED))
         exact = self.engine[0] == "exact"
         if self.value >= before - resolution * (1 if exact else 1e3) * (abs(before) + self.observed):
             return
-        fell = f"the objective fell from {before:.12g} to {self.value:.12g} in iteration {self.iteration}"
-        if exact:
-            self._failure = (
-                f"{fell}, which EM never does: a defect of gbn, please report it; the best round is returned"
-            )
+        if not exact:
+            why = f": engine {self.engine[0]!r} did not arrive; let it go further (engine_options)"
+        elif spread > _RESOLVED:
+            why = f": variances {spread:.1g} times apart leave no digits; raise variance_floor, or rescale latents"
         else:
-            self._failure = f"{fell}: engine {self.engine[0]!r} did not arrive; let it go further (engine_options)"
+            why = ", which EM never does: a defect of gbn, please report it; the best round is returned"
+        fell = f"the objective fell from {before:.12g} to {self.value:.12g} in iteration {self.iteration}"
+        self._failure = fell + why
 
     def _settled(self) -> bool:
         """Whether this start has arrived or used up its iterations."""
@@ -271,13 +280,11 @@ class EM:
             "start": self.start,
             "iteration": self.iteration,
             "change": self.change,
-            "shifts": list(self.shifts or ()),
             "notes": sorted(self.notes),
             "failure": self._failure,
         }
 
     def restore(self, net: GaussianBayesNet, state: Mapping[str, Any]) -> None:
-        self.shifts = list(state["shifts"])
         self._expect(net)
         self.start, self.iteration, self.change = state["start"], state["iteration"], state["change"]
         self.notes, self._failure = set(state["notes"]), state["failure"]
@@ -390,6 +397,23 @@ def _floors(net: GaussianBayesNet, data: Data, families: Sequence[Family], relat
             scale = float(np.where(variance > 1e-12 * second / weight, variance, 0.0).mean())
         out[noise] = relative * (scale or float(net.noises[noise].diagonal().mean()))
     return out
+
+
+def _at_floor(net: GaussianBayesNet, priors: Priors) -> GaussianBayesNet:
+    """The net where EM may begin: what is below its floor is lifted to it, for from outside EM need not climb."""
+    lifted = {}
+    for name, floor in priors.floor.items():
+        noise = net.noises[name]
+        if name in priors.fixed:
+            continue
+        if noise.form != "full":
+            low, value = noise.value.min() < floor, np.maximum(noise.value, floor)
+        else:
+            values, vectors = np.linalg.eigh(noise.value)
+            low, value = values[0] < floor, (vectors * np.maximum(values, floor)) @ vectors.T
+        if low:
+            lifted[name] = value
+    return with_noise(net, lifted) if lifted else net
 
 
 def _sums(data: Data, name: str) -> Array:

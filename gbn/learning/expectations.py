@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,12 +17,13 @@ import numpy as np
 from gbn.errors import InferenceError, LearningError
 from gbn.evidence import Evidence
 from gbn.graph import nonlinear_given
-from gbn.inference import check_options, solver
+from gbn.inference import solver
 from gbn.inference.exact import Repeated
 from gbn.joint import is_shared
 from gbn.learning.data import Data
 from gbn.learning.leaves import Twin, scattered_leaves
 from gbn.learning.regressions import Family, names_of
+from gbn.options import check_options
 
 if TYPE_CHECKING:
     from gbn.net import GaussianBayesNet
@@ -157,6 +159,7 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
 
     Raises:
         LearningError: an engine without expectations, or a net that is nonlinear in what is hidden.
+        UnknownNameError, ArgumentTypeError: options.
     """
     names = list(names_of(families))
     if engine not in ("exact", "vmp", "pc"):
@@ -168,11 +171,8 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
             "are linear-Gaussian given the data; give batch_size= (stepwise EM, of the net linearised), take method "
             "'local', observe what it reads, or linearise the net with net.linearize"
         )
+    check_options(Repeated if engine == "exact" else solver(engine), options, f"engine {engine!r} (engine_options)")
     if engine == "exact":
-        known = ("solver", "dense_limit")
-        for option in options:
-            if option not in known:
-                raise LearningError(f"engine_options: got {option!r}, expected one of {', '.join(map(repr, known))}")
 
         def repeated(evidence: Evidence, asked: list[str]) -> Repeated:
             return Repeated(evidence, asked, **options)
@@ -180,7 +180,6 @@ def estep(data: Data, families: Sequence[Family], engine: str, options: Mapping[
         leaves = scattered_leaves(data)
         found = Twin(data, leaves, names, repeated) if leaves else repeated(data.evidence, names)
         return lambda net: _Exact(found(net))
-    check_options(engine, options)
     settings = {"prediction": "live"} | dict(options) if engine == "pc" else dict(options)
     solve = solver(engine)
 
@@ -216,14 +215,15 @@ def _moments(
     z = np.concatenate([*columns, np.ones((len(weights), 1))], axis=1) - shift
     second = z.T @ z if (weights == 1).all() else z.T @ (z * weights[:, None])
     ends = np.cumsum([0, *(column.shape[1] for column in columns)])
-    for i, first in enumerate(parts):
-        for j in range(i, len(parts)):
-            cov = expected.summed_covariance(list(zip(first, parts[j], strict=True)), counts)
-            if cov is not None:
-                rows, across = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
-                second[rows, across] += (cov + cov.T) / 2 if i == j else cov
-                if i != j:
-                    second[across, rows] += cov.T
+    # Those of each with itself first: they tell whether rounding has left digits, before others are taken.
+    pairs = [(i, i) for i in range(len(parts))] + list(combinations(range(len(parts)), 2))
+    for i, j in pairs:
+        cov = expected.summed_covariance(list(zip(parts[i], parts[j], strict=True)), counts)
+        if cov is not None:
+            rows, across = slice(ends[i], ends[i + 1]), slice(ends[j], ends[j + 1])
+            second[rows, across] += (cov + cov.T) / 2 if i == j else cov
+            if i != j:
+                second[across, rows] += cov.T
     if not np.isfinite(second).all():
         raise InferenceError(f"{family.name!r}: its expected second moments are not finite; rescale the data")
     return Moments(total, second, shift, family.size)

@@ -21,6 +21,7 @@ from gbn.learning.data import Data
 from gbn.vertex import Vertex
 
 if TYPE_CHECKING:
+    from gbn.inference.guarded import Guarded
     from gbn.inference.solution import LinearizedPosterior
     from gbn.net import GaussianBayesNet
 
@@ -62,7 +63,7 @@ class Twin:
         data: Data,
         leaves: Sequence[str],
         names: Sequence[str],
-        make: Callable[[Evidence, list[str]], Callable[[GaussianBayesNet], LinearizedPosterior]],
+        make: Callable[[Evidence, list[str]], Callable[[GaussianBayesNet], LinearizedPosterior | Guarded]],
     ) -> None:
         self.data, self.leaves = data, leaves
         evidence = data.evidence
@@ -109,7 +110,7 @@ def _seen(name: str) -> str:
 class _SeenInPart:
     """The posterior of the net itself, from that of its twin; see :class:`gbn.learning.expectations.Expected`."""
 
-    def __init__(self, twin: Twin, net: GaussianBayesNet, solution: LinearizedPosterior) -> None:
+    def __init__(self, twin: Twin, net: GaussianBayesNet, solution: LinearizedPosterior | Guarded) -> None:
         self.twin, self.original, self.solution = twin, net, solution
 
     def mean(self, name: str) -> Array:

@@ -85,12 +85,15 @@ def incremental(net: GaussianBayesNet, options: Mapping[str, Any]) -> Inference:
     if foreign:
         raise LearningError(f"{' and '.join(foreign)}: incremental learning takes step_size and max_rounds alone")
     size = options.get("step_size", 0.1 * min((float(q.diagonal().min()) for q in net.noises.values()), default=1.0))
+    count = options.get("max_rounds", _INCREMENTAL_ROUNDS)
     if not 0 < size < math.inf:
         raise LearningError(f"step_size: got {size}, expected a finite number above 0")
+    if count < 1:
+        raise LearningError(f"max_rounds: got {count}, expected a number of at least 1")
 
     def rounds(evidence: Evidence) -> Generator[Found, GaussianBayesNet, None]:
         x = States(evidence).start()
-        for _ in range(options.get("max_rounds", _INCREMENTAL_ROUNDS)):
+        for _ in range(count):
             problem = States(evidence)
             x = x - size * problem.energy(x)[1]
             point = problem.at(x)

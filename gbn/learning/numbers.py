@@ -47,7 +47,7 @@ class Frozen:
                 noises.add(name)
                 continue
             if name not in net.vertices:
-                raise UnknownNameError("name in freeze", name, [*net.vertices, *net.noises])
+                raise UnknownNameError("name in freeze", name, {**net.vertices, **net.noises})
             vertex = net.vertices[name]
             if vertex.noise is not None:
                 noises.add(vertex.noise)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ Array = np.ndarray[Any, Any]
 Slots = Mapping[str, Array]
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """How a parameter moves against a gradient.
 

@@ -23,6 +23,7 @@ __all__ = ["load", "save"]
 
 Array = np.ndarray[Any, Any]
 FORMAT = "gbn.posterior"
+_REMEDY = "the file is truncated, damaged or no posterior: save it again with posterior.save(path)"
 
 
 def save(post: WeightPosterior, path: str | os.PathLike[str]) -> None:
@@ -59,14 +60,15 @@ def load(path: str | os.PathLike[str], net: GaussianBayesNet) -> WeightPosterior
         FileFormatError: damaged, inconsistent, or of another net.
         OSError: there is no such file, or it cannot be read.
     """
-    state = read_tree(path, FORMAT, "posterior")
+    state = read_tree(path, FORMAT, "posterior", _REMEDY)
     try:
         return _built(state, net)
     except Refusal as refusal:
-        raise FileFormatError(f"{os.fspath(path)}: {refusal}") from None
+        told = str(refusal).replace(DAMAGED, _REMEDY)
+        raise FileFormatError(f"{os.fspath(path)}: {told}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, np.linalg.LinAlgError) as error:
         reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
-        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a posterior; {DAMAGED}") from error
+        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a posterior; {_REMEDY}") from error
 
 
 def _built(state: Mapping[str, Any], net: GaussianBayesNet) -> WeightPosterior:

@@ -6,12 +6,13 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from gbn.errors import ConvergenceWarning, LearningError
+from gbn.errors import ConvergenceWarning, GbnError, LearningError
 from gbn.inference.loop import iterate
 from gbn.learning.checkpoint import load_state, save_state
 from gbn.learning.numbers import numbers, with_numbers
@@ -96,6 +97,10 @@ class Manners:
                 raise LearningError(f"{name}: got {value}, expected a number of at least 1")
 
 
+class _Broken(Exception):
+    """A round, after others, that could not be made; says why."""
+
+
 class _Run:
     """The state of the loop."""
 
@@ -116,12 +121,18 @@ class _Run:
         if held is not None:
             known["validation"] = self.learner.score(held)
         value = known["validation" if held is not None else self.learner.objective]
-        if value > self.best_value or not number:
-            self.best, self.best_round, self.best_value = self.learner.net, number, value
+        # First, so that an interrupt in between leaves no best round that the history lacks.
         self.history.append(known)
+        if value > self.best_value or not number or math.isnan(self.best_value):
+            self.best, self.best_round, self.best_value = self.learner.net, number, value
 
     def step(self, _: int) -> Figures:
-        self.record(self.learner.step())
+        try:
+            self.record(self.learner.step())
+        except GbnError as error:
+            if not self.round:
+                raise
+            raise _Broken(f"no further than {self.round} {self.learner.unit}: {error}") from error
         if self.round % self.manners.every == 0:
             self.write()
         return self.history[-1]
@@ -175,8 +186,9 @@ def train(
 ) -> FitResult:
     """Learn until the learner arrives, patience ends, the rounds run out, or someone interrupts.
 
-    An interrupt (Ctrl-C) returns the best so far.  With a checkpoint, a fit that was stopped at any moment, by whatever
-    means, goes on from the last round that was written, and gives bit for bit what it would have given.
+    An interrupt (Ctrl-C) returns the best so far, and so does an error of the method after the first round.  With a
+    checkpoint, a fit that was stopped at any moment, by whatever means, goes on from the last round that was written,
+    and gives bit for bit what it would have given.
 
     Args:
         make: makes the learner with its generator.
@@ -196,28 +208,31 @@ def train(
         return _result(run, method, False, "interrupted before the first round")
     start, trouble = run.round, learner.failed()
     end = run.ended()
-    interrupted = False
+    interrupted = cut_short = False
+    outcome = None
     if end is None and trouble is None and learner.rounds > start:
-        outcome = iterate(
-            run.step,
-            label=label,
-            max_rounds=learner.rounds - start,
-            tol=None,
-            remedy=learner.remedy,
-            measure=learner.measure,
-            stalled=run.ended,
-            diverged=learner.failed,
-            callback=None if manners.callback is None else lambda _, figures: manners.callback(run.round, figures),  # type: ignore[misc]
-            progress=manners.progress,
-            warn=False,
-        )
-        interrupted = outcome.reason.startswith(("interrupted", "stopped by the callback"))
-        end, trouble = run.ended(), learner.failed()
-    else:
-        outcome = None
+        try:
+            outcome = iterate(
+                run.step,
+                label=label,
+                max_rounds=learner.rounds - start,
+                tol=None,
+                remedy=learner.remedy,
+                measure=learner.measure,
+                stalled=run.ended,
+                diverged=learner.failed,
+                callback=None if manners.callback is None else lambda _, figures: manners.callback(run.round, figures),  # type: ignore[misc]
+                progress=manners.progress,
+                warn=False,
+            )
+            interrupted = outcome.reason.startswith(("interrupted", "stopped by the callback"))
+            cut_short, end, trouble = outcome.reason.startswith("interrupted"), run.ended(), learner.failed()
+        except _Broken as broken:
+            cut_short, trouble = True, str(broken)
     # What was done since the last checkpoint is kept, too, unless a round was cut short in the middle.
-    if not interrupted:
-        run.write()
+    if not cut_short:
+        with suppress(KeyboardInterrupt):
+            run.write()
     converged, reason = _verdict(run, end, trouble, outcome.reason if outcome is not None and interrupted else None)
     if not converged and not interrupted:
         _warn(run, label, reason)
@@ -242,5 +257,8 @@ def _warn(run: _Run, label: str, reason: str) -> None:
 
 
 def _result(run: _Run, method: str, converged: bool, reason: str) -> FitResult:
-    diagnostics = run.learner.diagnostics(run.best)
+    try:
+        diagnostics = run.learner.diagnostics(run.best)
+    except KeyboardInterrupt:
+        diagnostics = {"interrupted": "before the diagnostics were found"}
     return FitResult(run.best, method, run.history, converged, reason, run.best_round, diagnostics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -244,6 +245,11 @@ class WeightPosterior:
         from gbn.learning.posterior_file import load
 
         return load(path, net)
+
+    def digest(self) -> str:
+        """A text that another posterior does not have."""
+        parts = (self.theta, self.precision, *(a for q in self.noises.values() for a in (q.diagonal, q.slack)))
+        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
     # As the prior of the next fit.
 

@@ -4,7 +4,6 @@ import base64
 import re
 import struct
 import zlib
-from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -15,48 +14,9 @@ from gbn.display.html import Markup, escape, facts, image, net_html, page, poste
 from gbn.equivalence.report import Comparison, Report
 from gbn.errors import ShapeError
 from gbn.net import GaussianBayesNet
+from tests.display.documents import HOSTILE, check
 
 Array = np.ndarray[Any, Any]
-HOSTILE = "<script>alert(1)<\u2215script>\"'><img src=x onerror=alert(1)>&amp;"
-VOID = {"meta", "img", "br"}
-
-
-class Checker(HTMLParser):
-    """Fails on tags that do not match, and keeps what it saw."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def check(text: str) -> Checker:
-    """Well-formed, static, and complete in itself."""
-    checker = Checker()
-    checker.feed(text)
-    checker.close()
-    assert checker.open == []
-    assert "http" not in text
-    assert "url(" not in text
-    assert "@import" not in text
-    for tag, attributes in checker.tags:
-        assert tag not in {"script", "link", "iframe", "object", "embed"}
-        assert not any(name.startswith("on") for name in attributes)
-        for name in ("src", "href"):
-            assert (attributes.get(name) or "data:image/png").startswith("data:image/png")
-    return checker
 
 
 def net(middle: str = "h") -> GaussianBayesNet:

@@ -4,11 +4,12 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from gbn.errors import ConvergenceWarning, InferenceError
 from gbn.evidence import Evidence
 from gbn.inference.live_prediction import Errors, States
-from gbn.inference.live_solvers import SOLVERS
+from gbn.inference.live_solvers import INTEGRATORS, SOLVERS
 from gbn.inference.predictive_coding import equilibrium
 from gbn.net import GaussianBayesNet
 from tests.dense import Dense
@@ -292,3 +293,39 @@ def test_single_precision_stays(solver):
     assert post.converged
     for name in single.latents:
         assert post.mean[name].dtype == np.float32
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_every_integrator_follows_the_flow(integrator):
+    """In a linear net the flow is v* + exp(-K t) (v - v*), with K the precision of the latents."""
+    rng = np.random.default_rng(0)
+    net = GaussianBayesNet()
+    net.add_input("x", 2)
+    net.add_linear("a", {"x": rng.normal(size=(2, 2))}, cov=0.5)
+    net.add_linear("b", {"a": rng.normal(size=(3, 2))}, cov=1.0)
+    net.add_linear("y", {"b": rng.normal(size=(2, 3))}, cov=0.3)
+    evidence = {"x": rng.normal(size=(1, 2)), "y": rng.normal(size=(1, 2))}
+    problem = States(Evidence.read(net, evidence))
+    start, dim = problem.start(), problem.start().shape[1]
+    slope = problem.energy(start)[1]
+    precision = np.stack([problem.energy(start + unit)[1] - slope for unit in np.eye(dim)[:, None]])[:, 0]
+    end = start[0] - np.linalg.solve(precision, slope[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        options = {"solver": "ode", "integrator": integrator, "max_rounds": 6, "tol": 1e-12}
+        post = net.query(None, evidence, engine="pc", prediction="live", **options)
+    time = post.history[-1]["time"]
+    assert time > 0
+    expected = end + scipy.linalg.expm(-precision * time) @ (start[0] - end)
+    found = np.concatenate([post.mean[name][0] for name in problem.names])
+    np.testing.assert_allclose(found, expected, atol=5e-3 * np.abs(start[0] - end).max())
+
+
+def test_an_integrator_belongs_to_the_ode():
+    net, evidence = mixed()
+    with pytest.raises(InferenceError, match="RK45"):
+        net.query([], evidence, engine="pc", prediction="live", solver="ode", integrator="Euler")
+    with pytest.raises(InferenceError, match="solver 'lbfgs'"):
+        net.query([], evidence, engine="pc", prediction="live", integrator="RK45")
+    with pytest.raises(InferenceError, match="prediction='live'"):
+        net.query([], evidence, engine="pc", integrator="RK45")

@@ -64,6 +64,14 @@ def test_arrays_and_tables_give_what_python_gives(net, rows, learn, tmp_path):
         assert len((tmp_path / "history.csv").read_text().splitlines()) == len(expected.history) + 1
 
 
+def test_held_out_rows_may_have_the_column_of_weights(net, rows, learn, tmp_path):
+    np.savez(tmp_path / "data.npz", y=rows[:40], w=np.ones(40))
+    np.savez(tmp_path / "held.npz", y=rows[40:], w=np.ones(20))
+    code, out, err = learn("--data", "data.npz", "--weights", "w", "--validation", "held.npz", "--option", "tol=1e-3")
+    assert code == 0, err
+    assert "validation" in out
+
+
 def test_a_parquet_file(net, rows, learn, tmp_path):
     pytest.importorskip("pyarrow")
     pandas = pytest.importorskip("pandas")
@@ -101,8 +109,8 @@ def test_options_freezing_and_a_checkpoint(net, rows, learn, tmp_path):
         (("--data", "data.txt"), "expected .npz, .csv or .parquet"),
         (("--data", "none.csv"), "none.csv"),
         (("--data", "data.npz", "--method", "magic"), "unknown method 'magic'"),
-        (("--data", "data.npz", "--option", "speed=3"), "unknown option for 'em': 'speed'"),
-        (("--data", "data.npz", "--option", "max_iter=often"), "got 'often', expected int"),
+        (("--data", "data.npz", "--option", "speed=3"), "unknown option of method 'em' 'speed'"),
+        (("--data", "data.npz", "--option", "max_iter=often"), "max_iter: got 'often' (str), expected int"),
         (("--data", "data.npz", "--weights", "v"), "for the weights 'v'"),
         (("--data", "data.npz", "--freeze", "q"), "name in freeze 'q'"),
         (("--data", "bad.csv"), "unknown column 'x[0]'"),

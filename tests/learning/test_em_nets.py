@@ -292,7 +292,7 @@ class TestRefusals:
             ({"noise_prior": (1.0, -1.0)}, LearningError, "noise_prior"),
             ({"fixed_noise": ["nobody"]}, gbn.UnknownNameError, "noise in fixed_noise"),
             ({"engine": "bp"}, LearningError, "engine: got 'bp'"),
-            ({"engine_options": {"speed": 3}}, LearningError, "engine_options: got 'speed'"),
+            ({"engine_options": {"speed": 3}}, gbn.UnknownNameError, "engine_options. 'speed'"),
             ({"max_iter": -1}, LearningError, "max_iter"),
             ({"variance_floor": -1.0}, LearningError, "variance_floor"),
             ({"freeze": ["nobody"]}, gbn.UnknownNameError, "name in freeze"),

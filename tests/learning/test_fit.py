@@ -1,5 +1,6 @@
 """The manners of fitting: data in all forms, history, early stopping, interruption, checkpoints, bad input."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import gbn
-from gbn.errors import ConvergenceWarning, FileFormatError
+from gbn.errors import ConvergenceWarning, FileFormatError, LearningError
 from gbn.learning import em
 from gbn.learning.checkpoint import load_state, save_state
 from gbn.learning.data import Data
@@ -133,6 +134,43 @@ def test_an_interrupt_before_the_first_round_returns_the_net_as_it_was(monkeypat
     assert same_numbers(result.net, factor_net())
 
 
+def test_an_interrupt_in_the_last_diagnostics_returns_what_was_learned(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gbn.learning.standard_errors.standard_errors", interrupt)
+    result = factor_net().fit({"y": readings()}, tol=1e-3, standard_errors=True)
+    assert result.converged
+    assert "interrupted" in result.diagnostics
+    assert same_numbers(result.net, factor_net().fit({"y": readings()}, tol=1e-3).net)
+
+
+def test_an_error_after_some_rounds_returns_the_best_so_far(monkeypatch):
+    right, last = EM.step, 3
+
+    def step(self):
+        if self.iteration == last:
+            raise gbn.errors.InferenceError("no digits left")
+        return right(self)
+
+    monkeypatch.setattr(EM, "step", step)
+    seen = []
+    with pytest.warns(ConvergenceWarning, match="no further than 3 iterations: no digits left"):
+        result = factor_net().fit({"y": readings()}, callback=lambda number, _: seen.append(number))
+    assert (result.converged, result.best_round, len(result.history), seen) == (False, 3, 4, [1, 2, 3])
+    last = 0
+    with pytest.raises(gbn.errors.InferenceError, match="no digits left"):
+        factor_net().fit({"y": readings()})
+
+
+def test_a_round_that_cannot_be_scored_is_no_best_one(monkeypatch):
+    """As where the first net overflows on held-out rows."""
+    right = EM.score
+    monkeypatch.setattr(EM, "score", lambda self, data: np.nan if self.iteration < 2 else right(self, data))
+    result = factor_net().fit({"y": readings()}, validation={"y": readings(30)}, tol=1e-2)
+    assert result.best_round == 2 + np.argmax(result.history.column("validation")[2:])
+
+
 def test_a_fall_of_the_objective_is_reported_as_a_defect(monkeypatch):
     """A spoilt M-step: the loop stops, says so, and returns the best round."""
     right = em.maximise
@@ -253,9 +291,84 @@ class TestCheckpoints:
             with pytest.raises(FileFormatError, match="checkpoint"):
                 load_state(path, "x")
         path.write_bytes(b"\x80\x04pickle")
-        with pytest.raises(FileFormatError):
+        with pytest.raises(FileFormatError, match="remove it to begin the fit anew"):
             load_state(path, "x")
         assert load_state(tmp_path / "none", "x") is None
+
+    def test_chance_that_nobody_chose_is_that_of_the_checkpoint(self, tmp_path):
+        path, options = tmp_path / "fit.ckpt", {"restarts": 2, "tol": 1e-2, "seed": None}
+        factor_net().fit({"y": readings()}, checkpoint=path, callback=lambda number, _: number == 5, **options)
+        first = load_state(path, load_mark(path))
+        result = factor_net().fit({"y": readings()}, checkpoint=path, **options)
+        assert list(result.history[:6]) == first["history"]
+        assert result.history[-1]["start"] == 2
+
+    def test_a_fit_that_the_callback_stopped_is_kept_up_to_the_round_of_the_stop(self, tmp_path):
+        path = tmp_path / "fit.ckpt"
+        options = {"checkpoint": path, "checkpoint_every": 10, "callback": lambda number, _: number == 5}
+        factor_net().fit({"y": readings()}, **options)
+        assert len(load_state(path, load_mark(path))["history"]) == 6
+
+    def test_options_that_end_a_start_or_a_message_are_part_of_the_fit(self, tmp_path):
+        path = tmp_path / "fit.ckpt"
+        with pytest.warns(ConvergenceWarning):
+            factor_net().fit({"y": readings()}, checkpoint=path, max_iter=3, restarts=1)
+        with pytest.raises(FileFormatError, match="another fit"):
+            factor_net().fit({"y": readings()}, checkpoint=path, max_iter=9, restarts=1)
+        path = tmp_path / "local.ckpt"
+        options = {"epochs": 1, "prediction": "live", "checkpoint": path}
+        factor_net().fit({"y": readings()}, "local", tol=1e-1, **options)
+        with pytest.raises(FileFormatError, match="another fit"):
+            factor_net().fit({"y": readings()}, "local", tol=1e-6, **options)
+        assert len(factor_net().fit({"y": readings()}, "local", tol=1e-1, **options | {"epochs": 2}).history) == 3
+
+    def test_a_full_disk_leaves_what_was_written(self, tmp_path, monkeypatch):
+        path, sync = tmp_path / "fit.ckpt", os.fsync
+        calls = []
+
+        def full(descriptor):
+            calls.append(descriptor)
+            if len(calls) == 6:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            sync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            factor_net().fit({"y": readings()}, checkpoint=path, **OPTIONS)
+        assert [p.name for p in tmp_path.iterdir()] == ["fit.ckpt"]
+        assert len(load_state(path, load_mark(path))["history"]) == 5
+        self.resumed_equals(factor_net().fit({"y": readings()}, checkpoint=path, **OPTIONS), self.whole())
+
+    def test_an_interrupt_while_a_checkpoint_is_written(self, tmp_path, monkeypatch):
+        """In a round, and at the end, where nothing but the writing is left to do."""
+        path, sync = tmp_path / "fit.ckpt", os.fsync
+        for stop, options in ((4, OPTIONS), (2, OPTIONS | {"checkpoint_every": 100})):
+            calls = []
+
+            def interrupted(descriptor, calls=calls, stop=stop):
+                calls.append(descriptor)
+                if len(calls) == stop:
+                    raise KeyboardInterrupt
+                sync(descriptor)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", interrupted)
+                result = factor_net().fit({"y": readings()}, checkpoint=path, **options)
+            assert [p.name for p in tmp_path.iterdir()] == ["fit.ckpt"]
+            assert result.best_round < len(result.history)
+            if stop == 2:
+                assert result.converged
+                assert len(load_state(path, load_mark(path))["history"]) == 1
+            path_again = factor_net().fit({"y": readings()}, checkpoint=path, **options)
+            self.resumed_equals(path_again, self.whole())
+            path.unlink()
+
+    def test_places_that_cannot_be_written(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for place, error in ((tmp_path / "none" / "fit.ckpt", FileNotFoundError), ("", IsADirectoryError)):
+            with pytest.raises(error, match=r"make it first|expected the name of a file"):
+                factor_net().fit({"y": readings()}, checkpoint=place, max_iter=1)
+        assert not list(tmp_path.iterdir())
 
 
 def load_mark(path):
@@ -319,6 +432,60 @@ class TestBadInput:
             design = np.column_stack([x[:, [0, 2]], np.ones(50)])
             expected = design @ np.linalg.lstsq(design, y[:, 0], rcond=None)[0]
             np.testing.assert_allclose(result.net.forward({"x": x})["y"][:, 0], expected, rtol=1e-7)
+
+    @pytest.mark.parametrize("held", [{}, {"y": np.full((3, 2), np.nan)}, {"x": np.ones((3, 3))}])
+    def test_held_out_data_without_anything_to_explain(self, held):
+        """They would judge every round alike, and the net as it was would be the result."""
+        if "x" not in held and held:
+            held = {"x": np.ones((3, 3)), **held}
+        with pytest.raises(LearningError, match="validation: nothing is observed"):
+            self.net().fit({"x": np.ones((3, 3)), "y": np.ones((3, 2))}, validation=held)
+
+    def test_numbers_out_of_range(self):
+        data = {"y": readings()}
+        for option, value, message in [
+            ("seed", -1, "seed: got -1"),
+            ("variance_floor", np.inf, "variance_floor: got inf"),
+            ("tol", np.inf, "tol: got inf"),
+        ]:
+            with pytest.raises(LearningError, match=message):
+                factor_net().fit(data, **{option: value})
+        for rounds in (0, -1):
+            with pytest.raises(LearningError, match=f"max_rounds: got {rounds}"):
+                factor_net().fit(data, "local", incremental=True, max_rounds=rounds)
+        with pytest.raises(gbn.errors.InferenceError, match="solver: got 'qr', expected one of"):
+            factor_net().fit(data, engine_options={"solver": "qr"})
+        with pytest.raises(gbn.UnknownNameError, match=r"'q': known are 'z', 'y.z.weight', 'y.bias', 'y'$"):
+            factor_net().fit(data, freeze="q")
+
+    @pytest.mark.parametrize("method, options", [("local", {"batch_size": 4}), ("em", {"batch_size": 4})])
+    def test_rows_that_do_not_count_are_as_if_they_were_not_there(self, method, options):
+        y = readings(40, missing=0)
+        weights = np.where(np.arange(40) % 8 < 4, 0.0, 0.5)
+        options = options | {"epochs": 2}
+        some = factor_net().fit({"y": y}, method, weights=weights, **options)
+        without = factor_net().fit({"y": y[weights > 0]}, method, weights=weights[weights > 0], **options)
+        assert same_numbers(some.net, without.net)
+        np.testing.assert_equal(list(some.history), list(without.history))
+
+    @pytest.mark.parametrize("cov", [1.0, np.ones(5), np.eye(5)])
+    def test_no_noise_left_and_no_floor(self, cov):
+        net = factor_net()
+        net.set_noise({"y": cov})
+        with pytest.raises(LearningError, match=r"covariance of 'y'.*fitted exactly.*variance_floor"):
+            net.fit({"y": np.ones((20, 5))}, variance_floor=0)
+
+    @pytest.mark.parametrize("cov", [1.0, np.ones(5), np.eye(5)])
+    def test_repeated_and_constant_columns_in_float32(self, cov):
+        """The floor is one that single precision can tell from nothing."""
+        y = readings()
+        y[:, 1], y[:, 2] = y[:, 0], 3.0
+        net = gbn.GaussianBayesNet(np.float32)
+        net.add_input("z", 2, mean=0.0, cov=1.0)
+        net.add_linear("y", {"z": np.random.default_rng(1).normal(size=(5, 2))}, bias=np.zeros(5), cov=cov)
+        result = net.fit({"y": y}, tol=None, max_iter=60, callback=lambda number, _: number == 60)
+        assert result.reason == "stopped by the callback after 60 iterations"
+        assert np.isfinite(result.history.column("log_evidence")).all()
 
     def test_one_row(self):
         result = factor_net().fit({"y": readings(1, missing=0)}, max_iter=500, tol=1e-3)

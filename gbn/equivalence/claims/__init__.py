@@ -34,7 +34,36 @@ class Claim:
 
 
 # One line a claim, in the order in which the guide lists them.
-_ALL: tuple[Claim, ...] = ()
+_ALL: tuple[Claim, ...] = (
+    Claim(
+        "backprop",
+        "Predictive coding converges to exact backprop gradients on arbitrary graphs.",
+        "03_hundredfold.ipynb",
+    ),
+    Claim("hundredfold", "It costs 100 times backprop.", "03_hundredfold.ipynb"),
+    Claim(
+        "single_pass",
+        "With step 1 it converges in a single backward pass; pass order matters.",
+        "03_hundredfold.ipynb",
+    ),
+    Claim("fixed_prediction", "They hold v̂ fixed, which implies another topology.", "04_fixed_and_live.ipynb"),
+    Claim("fisher", "Local gradients are a general fact of Bayes nets.", "04_fixed_and_live.ipynb"),
+    Claim("objectives", "There are many variational objectives.", "06_many_objectives.ipynb"),
+    Claim("hebb", "Hebbian learning is PCA; how can a chain of PCAs be gradient descent?", "07_hebb_and_pca.ipynb"),
+    Claim(
+        "precision",
+        "A large error at the top is surprise, at the bottom override.",
+        "11_precision_and_surprise.ipynb",
+    ),
+    Claim("kernels", "Every model learned by gradient descent is a kernel machine.", "12_kernels.ipynb"),
+    Claim("odes", "We can use our differential-equation tricks.", "04_fixed_and_live.ipynb"),
+    Claim("parallel", "It parallelises, and settles as fast as the forward pass.", "03_hundredfold.ipynb"),
+    Claim("one_pass", "Sum-product networks infer in one pass.", "03_hundredfold.ipynb"),
+    Claim("rewards", "Adding up rewards isn't natural in graphical models.", "08_rewards_and_growth.ipynb"),
+    Claim("dreaming", "Dreaming is contrastive.", "06_many_objectives.ipynb"),
+    Claim("jeffrey", "Not everything is conditioning.", "06_many_objectives.ipynb"),
+    Claim("growth", "Able to grow.", "08_rewards_and_growth.ipynb"),
+)
 CLAIMS: dict[str, Claim] = {claim.name: claim for claim in _ALL}
 
 

@@ -75,6 +75,12 @@ class Finding:
     def _repr_html_(self) -> str:
         from gbn.display.html import facts, fragment, table
 
-        told = facts([("claim", self.claim), ("found", f"{self.verdict}: {self.answer}"), *self.figures.items()])
+        told = facts(
+            [
+                ("claim", self.claim),
+                ("found", f"{self.verdict}: {self.answer}"),
+                *((name, f"{value:.6g}") for name, value in self.figures.items()),
+            ]
+        )
         rows = [tuple(record.values()) for record in self.table]
         return fragment(told, *([table(list(self.table[0]), rows)] if rows else []))
