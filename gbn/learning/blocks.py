@@ -24,7 +24,7 @@ __all__ = ["Blocks", "Quadratic", "SingularBlock"]
 
 Array = np.ndarray[Any, Any]
 # Products of two coefficients of one row, over all rows: what is kept of a family.
-_MOST_PRODUCTS = 2**25
+_MOST_PRODUCTS = 2**23
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,7 @@ class Quadratic:
             left.append(np.repeat(index, count, axis=1).reshape(-1))
             right.append(np.tile(index, (1, count)).reshape(-1))
         a, b = np.concatenate(left), np.concatenate(right)
+        row, column, entry = (part.astype(np.int32) for part in (row, column, entry))
         return cls(size, columns, entry[a], entry[b], row[a], row[b], column[a], column[b], value[a] * value[b])
 
 

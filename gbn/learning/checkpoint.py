@@ -102,7 +102,7 @@ def read_tree(path: str | os.PathLike[str], form: str, what: str, remedy: str) -
         raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a {what}; {remedy}") from error
 
 
-def _read(file: IO[bytes], form: str) -> Tree:
+def _read(file: IO[bytes], form: str = FORMAT) -> Tree:
     header, stored = open_archive(file, _MOST_BYTES)
     if not isinstance(header, dict) or header.get("format") != form or header.get("version") != VERSION:
         raise Refusal("another header", f"format {form!r} of version {VERSION}", "write the file anew")

@@ -112,7 +112,7 @@ def learner(
             options that cannot be used.
         UnknownNameError, ShapeError: names and masks.
     """
-    check(max_iter, tol, noise_shape, ard_shape, ard_rate, prior)
+    check(max_iter, tol, noise_shape, ard_shape, ard_rate)
     at = nonlinear_given(data.evidence) if batch_size is None else None
     if at is not None:
         raise LearningError(

@@ -11,7 +11,6 @@ from gbn.errors import LearningError
 from gbn.learning.em import _floors, _Options
 from gbn.learning.numbers import Frozen
 from gbn.learning.stepwise import _check as check_stepwise
-from gbn.learning.weights_posterior import WeightPosterior
 
 if TYPE_CHECKING:
     from gbn.learning.data import Data
@@ -82,7 +81,7 @@ def relevant(
     return names
 
 
-def check(max_iter: int, tol: float | None, noise_shape: float, ard_shape: float, ard_rate: float, prior: Any) -> None:
+def check(max_iter: int, tol: float | None, noise_shape: float, ard_shape: float, ard_rate: float) -> None:
     """Raise LearningError, with all that is wrong."""
     wrong = [
         f"{name}: got {value}, expected a number of at least 0"
@@ -94,8 +93,6 @@ def check(max_iter: int, tol: float | None, noise_shape: float, ard_shape: float
         for name, value in (("noise_shape", noise_shape), ("ard_shape", ard_shape), ("ard_rate", ard_rate))
         if not (value > 0 and np.isfinite(value))
     ]
-    if prior is not None and not isinstance(prior, WeightPosterior):
-        wrong.append(f"prior: got {type(prior).__name__}, expected the posterior of an earlier fit, result.posterior")
     if wrong:
         raise LearningError("; ".join(wrong))
 

@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.special import gammaln, multigammaln
 
 import gbn
-from gbn.errors import LearningError
+from gbn.errors import ArgumentTypeError, LearningError
 
 SEEDS = st.integers(0, 10**6)
 
@@ -252,7 +252,6 @@ def test_wrong_options_are_named():
         ({"noise_shape": 0.0}, "noise_shape: got 0.0, expected a finite number above 0"),
         ({"weight_precision": -1.0}, "weight_precision: got -1.0"),
         ({"noise_rate": {"y": np.inf}}, "noise_rate"),
-        ({"prior": 3}, "prior: got int, expected the posterior of an earlier fit"),
         ({"max_iter": -1, "ard_rate": -2.0}, "max_iter: got -1.*ard_rate: got -2.0"),
     ]:
         with pytest.raises(LearningError, match=message):
@@ -261,6 +260,8 @@ def test_wrong_options_are_named():
         net.fit(data, "vb", ard=["y.x.wieght"])
     with pytest.raises(gbn.UnknownNameError, match="'z'"):
         net.fit(data, "vb", fixed_noise=["z"])
+    with pytest.raises(ArgumentTypeError, match=r"prior: got 3 \(int\).*noise_shape: got 'much'"):
+        net.fit(data, "vb", prior=3, noise_shape="much")
 
 
 def test_regressors_that_determine_one_another():
