@@ -53,39 +53,40 @@ class Widened:
         values, masks = dict(evidence.values), dict(evidence.masks)
         self.constant = 0.0
         for family, chosen, hidden in zip(families, groups, self.hidden, strict=True):
-            for number, group in enumerate(chosen if hidden and family.learned else ()):
-                self._add(family, number, group, evidence, values, masks, data.counts)
+            if hidden and family.learned:
+                self._add(family, chosen, evidence, values, masks, data.counts)
         wider = Evidence(self._with_extra(evidence.net), evidence.samples, values, masks, evidence.do)
         self.data = Data(wider, data.weights)
 
     def _add(
         self,
         family: Family,
-        number: int,
-        group: Group,
+        groups: Sequence[Group],
         evidence: Evidence,
         values: dict[str, Array],
         masks: dict[str, Array],
         counts: Array,
     ) -> None:
-        columns, roots = family.columns, _roots(family, number)
-        for root, size in zip(roots, (*family.sizes, None), strict=True):
-            shape = (columns,) if size is None else (columns, size)
+        """A vertex for each member, with an entry for each group and column, missing where the group does not count."""
+        columns, roots = family.columns, _roots(family)
+        size = len(groups) * columns
+        for root, width in zip(roots, (*family.sizes, None), strict=True):
+            shape = (size,) if width is None else (size, width)
             self._extra[root] = Vertex(root, "constant", shape, plated=False, value=np.zeros(shape), trainable=False)
-        unit = f"\0unit{columns}"
-        self._units.setdefault(unit, Covariance(1.0, (columns,), unit))
+        unit = f"\0unit{size}"
+        self._units.setdefault(unit, Covariance(1.0, (size,), unit))
         for member, (name, regressors) in enumerate(family.members):
-            seen = None if group.seen is None else group.seen[member]
-            if seen is not None and not seen.any():
+            every = np.ones(evidence.samples, bool)
+            seen = np.stack([every if g.seen is None else g.seen[member] for g in groups], axis=1)
+            if not seen.any():
                 continue
             parents = tuple(part for pair in zip(regressors, roots, strict=False) for part in pair)
-            made = f"{name}\0spread{number}"
-            self._extra[made] = Vertex(made, "op", (columns,), True, (*parents, roots[-1]), "Linear", noise=unit)
-            values[made] = np.zeros((evidence.samples, columns), evidence.net.dtype)
-            if seen is not None and not seen.all():
-                masks[made] = np.broadcast_to(seen[:, None], values[made].shape)
-            rows = counts if seen is None else counts * seen
-            self.constant += 0.5 * columns * LOG_2PI * float(rows.sum())
+            made = f"{name}\0spread"
+            self._extra[made] = Vertex(made, "op", (size,), True, (*parents, roots[-1]), "Linear", noise=unit)
+            values[made] = np.zeros((evidence.samples, size), evidence.net.dtype)
+            if not seen.all():
+                masks[made] = np.repeat(seen, columns, axis=1)
+            self.constant += 0.5 * columns * LOG_2PI * float(counts @ seen.sum(axis=1))
 
     def _with_extra(self, net: GaussianBayesNet) -> GaussianBayesNet:
         out = net.copy()
@@ -111,21 +112,25 @@ class Widened:
             return net
         out = self._with_extra(net)
         for family, found, hidden in zip(self.families, spreads, self.hidden, strict=True):
-            for number, spread in enumerate(found if hidden and family.learned else ()):
-                root = _root(spread).astype(net.dtype)
-                ends = np.cumsum([0, *family.sizes, 1])
-                for name, start, stop in zip(_roots(family, number), ends[:-1], ends[1:], strict=True):
-                    vertex = out.vertices[name]
-                    out.vertices[name] = replace(vertex, value=root[:, start:stop].reshape(vertex.shape))
+            if not (hidden and family.learned):
+                continue
+            root = np.concatenate([_root(spread) for spread in found]).astype(net.dtype)
+            ends = np.cumsum([0, *family.sizes, 1])
+            for name, start, stop in zip(_roots(family), ends[:-1], ends[1:], strict=True):
+                vertex = out.vertices[name]
+                out.vertices[name] = replace(vertex, value=root[:, start:stop].reshape(vertex.shape))
         return out
 
 
-def _roots(family: Family, number: int) -> list[str]:
+def _roots(family: Family) -> list[str]:
     """Names of the blocks of G, the constant's last."""
-    return [f"{family.name}\0root{number}.{k}" for k in range(len(family.sizes) + 1)]
+    return [f"{family.name}\0root{k}" for k in range(len(family.sizes) + 1)]
 
 
 def _root(spread: Array) -> Array:
-    """G with Gᵀ G = D, for D positive semi-definite."""
-    values, vectors = np.linalg.eigh((spread + spread.T) / 2)
-    return np.asarray(np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T)
+    """G with Gᵀ G = D, for D positive semi-definite; scaled first, for regressors may differ by many orders of size."""
+    scale = np.sqrt(np.maximum(np.diagonal(spread), 0.0))
+    safe = np.where(scale > 0, scale, 1.0)
+    scaled = spread / safe[:, None] / safe
+    values, vectors = np.linalg.eigh((scaled + scaled.T) / 2)
+    return np.asarray(np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T * scale)

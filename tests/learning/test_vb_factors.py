@@ -193,3 +193,33 @@ def test_a_net_that_is_nonlinear_in_what_is_hidden_is_refused():
     net.add_linear("y", {"h": np.ones((1, 2))}, cov=0.1)
     with pytest.raises(LearningError, match=r"'h' \(Tanh\) is nonlinear in what is hidden"):
         net.fit({"x": np.zeros((3, 2)), "y": np.zeros((3, 1))}, "vb")
+
+
+@pytest.mark.parametrize("missing, expected", [(False, -81.68907982685305), (True, -66.853917)])
+def test_pca_reaches_the_bound_that_bayespy_reaches(missing, expected):
+    """BayesPy 0.6.6 on these data, with this model and these priors: nats a row (``benchmarks/vb.py``)."""
+    rng = np.random.default_rng(0)
+    loadings = rng.normal(size=(50, 5))
+    y = rng.normal(size=(1000, 5)) @ loadings.T + rng.normal(size=(1000, 50))
+    if missing:
+        y[np.random.default_rng(2).random(y.shape) < 0.2] = np.nan
+    net = factor_net(50, 5, bias=False)
+    weak = dict.fromkeys(("ard_shape", "ard_rate", "noise_shape", "noise_rate"), 1e-5)
+    result = net.fit({"y": y}, "vb", conjugate=False, ard=True, tol=1e-9, **weak)
+    np.testing.assert_allclose(result.posterior.elbo / 1000, expected, atol=2e-6)
+    assert len(result.history) - 1 <= 20
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_units_of_any_size(readings, scale):
+    """A hidden layer between input and readings, whose own scale nothing fixes."""
+    rng = np.random.default_rng(5)
+    net = gbn.GaussianBayesNet()
+    net.add_input("x", 2)
+    net.add_linear("h", {"x": rng.normal(size=(2, 2))}, bias=np.zeros(2), cov=0.5)
+    net.add_linear("y", {"h": rng.normal(size=(3, 2))}, bias=np.zeros(3), cov=np.ones(3))
+    data = {"x": readings[:20, :2], "y": scale * readings[:20, 2:5]}
+    result = net.fit(data, "vb", max_iter=25, tol=None, callback=lambda n, _: n == 25)
+    trace = result.history.column("elbo")
+    assert result.reason == "stopped by the callback after 25 iterations"
+    assert (np.diff(trace) >= -1e-8 * np.abs(trace[:-1])).all()
