@@ -48,7 +48,6 @@ from gbn.errors import (
     ConversionError,
 )
 from gbn.export.write_back import load_into
-from gbn.learning.weights_posterior import WeightPosterior
 from gbn.net import GaussianBayesNet
 from gbn.options import check_options
 from gbn.posterior import Posterior
@@ -150,7 +149,7 @@ def _learn(args: argparse.Namespace) -> _Result:
         raise InputError(f"{option}: method {args.method!r} learns no posterior of weights; give --method vb")
     net = load_net(args.net)
     if args.prior:
-        options["prior"] = WeightPosterior.load(args.prior, net)
+        options["prior"] = learning.load_posterior(args.prior, net)
     rows, weights = read_rows(args.data, args.weights)
     held = None if args.validation is None else read_rows(args.validation, None)[0]
     if held is not None and args.weights in held:

@@ -19,9 +19,10 @@ from gbn.learning.training import Learner, Manners, train
 from gbn.options import check_arguments, check_options, options_of
 
 if TYPE_CHECKING:
+    from gbn.learning.weights_posterior import WeightPosterior
     from gbn.net import GaussianBayesNet
 
-__all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
+__all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner", "load_posterior"]
 
 METHODS = {
     "em": "gbn.learning.em",
@@ -40,6 +41,18 @@ def learner(method: str) -> Callable[..., Learner]:
         raise UnknownNameError("method", method, METHODS)
     make: Callable[..., Learner] = import_module(METHODS[method]).learner
     return make
+
+
+def load_posterior(path: str | os.PathLike[str], net: GaussianBayesNet) -> WeightPosterior:
+    """The posterior of weights that ``result.posterior.save(path)`` wrote, for the net it is of.
+
+    Raises:
+        FileFormatError: damaged, or of another net.
+        OSError: it cannot be read.
+    """
+    from gbn.learning.posterior_file import load
+
+    return load(path, net)
 
 
 def _decisive(method: str, options: Mapping[str, Any]) -> dict[str, Any]:

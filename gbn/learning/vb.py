@@ -102,7 +102,8 @@ def learner(
         fixed_noise: True, or names of vertices or noises: covariances that are not learned.  None: none, but in
             batches all of them.
         prior: the posterior of an earlier fit of such a net, which takes the place of the priors above for all that it
-            knows: one fit after the other then equals one fit of all rows, where conjugate and with nothing hidden.
+            knows: one fit after the other then equals one fit of all rows, where conjugate and with nothing hidden
+            (and noise_rate a number, for its default looks at the rows).
         batch_size: rows for each step; None: all, in every iteration.  What follows is of batches, which have no use
             for max_iter, tol and px.
         epochs, step_size, step_decay, linearisations, samples: as of stepwise EM, :func:`gbn.learning.em.learner`.
