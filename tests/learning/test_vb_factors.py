@@ -223,3 +223,24 @@ def test_units_of_any_size(readings, scale):
     trace = result.history.column("elbo")
     assert result.reason == "stopped by the callback after 25 iterations"
     assert (np.diff(trace) >= -1e-8 * np.abs(trace[:-1])).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pca_with_known_precisions_is_the_closed_form(seed):
+    """Nakajima, Sugiyama, Babacan & Tomioka, J. Mach. Learn. Res. 14 (2013): singular values of the data shrink, and
+    those below a threshold are gone."""
+    rng = np.random.default_rng(seed)
+    n, d, k, noise, kappa = 60, 8, 5, 0.5, 0.7
+    y = rng.normal(size=(n, 2)) @ rng.normal(size=(2, d)) * 1.5 + np.sqrt(noise) * rng.normal(size=(n, d))
+    net = factor_net(d, k, cov=noise, bias=False)
+    options = {"conjugate": False, "weight_precision": kappa, "fixed_noise": True, "tol": 1e-15, "max_iter": 5000}
+    post = net.fit({"y": y}, "vb", **options).posterior
+    w, cov = post.mean["y.z.weight"], post.cov("y.z.weight")
+    summed = sum(cov[i * k : (i + 1) * k, i * k : (i + 1) * k] for i in range(d))
+    z = y @ w @ np.linalg.inv(noise * np.eye(k) + w.T @ w + summed)
+    found = np.linalg.svd(z @ w.T)[1][:k]
+    values = np.linalg.svd(y)[1][:k]
+    half = (n + d) / 2 + noise * kappa / 2
+    threshold = np.sqrt(noise * (half + np.sqrt(half**2 - n * d)))
+    shrunk = values * (1 - noise / (2 * values**2) * (n + d + np.sqrt((n - d) ** 2 + 4 * values**2 * kappa)))
+    np.testing.assert_allclose(found, np.where(values > threshold, shrunk, 0.0), rtol=1e-6, atol=1e-4)
