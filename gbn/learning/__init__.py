@@ -19,13 +19,15 @@ from gbn.learning.training import Learner, Manners, train
 from gbn.options import check_arguments, check_options, options_of
 
 if TYPE_CHECKING:
+    from gbn.learning.weights_posterior import WeightPosterior
     from gbn.net import GaussianBayesNet
 
-__all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
+__all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner", "load_posterior"]
 
 METHODS = {
     "em": "gbn.learning.em",
     "local": "gbn.learning.local",
+    "vb": "gbn.learning.vb",
 }
 
 
@@ -39,6 +41,18 @@ def learner(method: str) -> Callable[..., Learner]:
         raise UnknownNameError("method", method, METHODS)
     make: Callable[..., Learner] = import_module(METHODS[method]).learner
     return make
+
+
+def load_posterior(path: str | os.PathLike[str], net: GaussianBayesNet) -> WeightPosterior:
+    """The posterior of weights that ``result.posterior.save(path)`` wrote, for the net it is of.
+
+    Raises:
+        FileFormatError: damaged, or of another net.
+        OSError: it cannot be read.
+    """
+    from gbn.learning.posterior_file import load
+
+    return load(path, net)
 
 
 def _decisive(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +91,8 @@ def fit(
             block, or each row group of a parquet file), or a list, or a function that gives an iterator, of blocks:
             mappings, tables, paths, functions that give one of these; see :func:`gbn.blocks.in_blocks`.
         method: "em" (expectation maximisation, :mod:`gbn.learning.em`; with ``batch_size`` stepwise, and then for
-            nonlinear nets, too) or "local" (gradients from local messages, :mod:`gbn.learning.local`).
+            nonlinear nets, too), "local" (gradients from local messages, :mod:`gbn.learning.local`) or "vb"
+            (variational Bayes: posteriors of weights and noises, :mod:`gbn.learning.vb`).
         weights: how often each row counts, shape (samples,); None: once each.  Of blocks a list of arrays, or of any
             data the name of the member or column that has them.
         client: a ``dask.distributed.Client``, whose cluster then computes the E-step block by block and adds it up;

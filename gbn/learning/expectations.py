@@ -23,7 +23,7 @@ from gbn.joint import is_shared
 from gbn.learning.data import Data
 from gbn.learning.leaves import Twin, scattered_leaves
 from gbn.learning.regressions import Family, names_of
-from gbn.learning.rows import Index, fold, gather
+from gbn.learning.rows import EVERYTHING, Index, fold, gather
 from gbn.options import check_options
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Expected(Protocol):
     def mean(self, name: str) -> Array:
         """Shape: (samples, *event)."""
 
-    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index]) -> Array | None:
+    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index] = EVERYTHING) -> Array | None:
         """Σ_n counts_n Σ_pairs Cov_n; None where all of it is zero.
 
         Args:
@@ -155,7 +155,7 @@ class _Exact:
     def __init__(self, solution: Any) -> None:
         self.mean, self._solution = solution.mean, solution
 
-    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index]) -> Array | None:
+    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index] = EVERYTHING) -> Array | None:
         found = self._solution.summed_covariance(pairs, counts)
         return None if found is None else fold(found, *rows)
 
@@ -172,7 +172,7 @@ class _Approximate:
     def mean(self, name: str) -> Array:
         return self.post.mean[name]
 
-    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index]) -> Array | None:
+    def summed_covariance(self, pairs: Pairs, counts: Array, rows: tuple[Index, Index] = EVERYTHING) -> Array | None:
         if self.certain:
             return None
         total: Array | None = None

@@ -97,8 +97,11 @@ class Family:
         return found
 
 
-def read_families(net: GaussianBayesNet, frozen: Frozen) -> list[Family]:
+def read_families(net: GaussianBayesNet, frozen: Frozen, *, by_positions: bool = True) -> list[Family]:
     """All families of a net in which something is to be learned.
+
+    Args:
+        by_positions: let the positions of a convolution be rows of one regression, rather than entries of one row.
 
     Raises:
         LearningError: means that are no regressions on what is learned, parameters with a prior; all of them at once.
@@ -107,7 +110,7 @@ def read_families(net: GaussianBayesNet, frozen: Frozen) -> list[Family]:
     if uncertain:
         raise LearningError(
             f"parameter {uncertain[0]!r} has a prior of its own, and method 'em' learns plain ones: take it away with "
-            f"net.set_noise({{{uncertain[0]!r}: None}}) and give ridge=..., or use net.query with engine='vmp'"
+            f"net.set_noise({{{uncertain[0]!r}: None}}) and give ridge=..., or use method 'vb', which takes priors"
         )
     learned = {n for n in net.parameters if n not in frozen.values}
     order = {name: k for k, name in enumerate(net.vertices)}
@@ -124,7 +127,7 @@ def read_families(net: GaussianBayesNet, frozen: Frozen) -> list[Family]:
         key = (vertex.noise, mean.key())
         if key not in families:
             # Positions have noises of their own where these differ by entry, and are then no rows of one regression.
-            alike = net.noises[vertex.noise].form == "scalar" and not mean.faults()
+            alike = by_positions and net.noises[vertex.noise].form == "scalar" and not mean.faults()
             parts = mean.by_positions(values) if alike else [mean]
             families[key] = [Family(vertex.noise, part.shape[0], [], part, part.learned) for part in parts]
         for family in families[key]:
@@ -134,7 +137,7 @@ def read_families(net: GaussianBayesNet, frozen: Frozen) -> list[Family]:
     chosen = [f for f in found if f.mean is None or f.learned or f.noise not in frozen.noises]
     faults = [fault for f in chosen if f.mean is not None for fault in f.mean.faults()]
     if faults:
-        raise LearningError("\n  - ".join(["method 'em' learns regressions, and these are none:", *faults]))
+        raise LearningError("\n  - ".join(["methods 'em' and 'vb' learn regressions, and these are none:", *faults]))
     return chosen
 
 

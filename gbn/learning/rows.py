@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Index", "Rows", "fold", "gather"]
+__all__ = ["EVERYTHING", "Index", "Rows", "fold", "gather"]
 
 Array = np.ndarray[Any, Any]
 # Entries of a vertex that stand for a row, -1 for a zero.  Shape: (positions, entries); None: all, as one row.
 Index = Array | None
+EVERYTHING: tuple[Index, Index] = (None, None)
 _FOLDED_AT_ONCE = 2**22
 
 

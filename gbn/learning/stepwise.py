@@ -30,7 +30,7 @@ from gbn.learning.expectations import Moments, moments_of
 from gbn.learning.maximisation import Priors, maximise
 from gbn.learning.numbers import parameters_of, with_noise
 from gbn.learning.regressions import names_of
-from gbn.learning.rows import Index, fold, gather
+from gbn.learning.rows import EVERYTHING, Index, fold, gather
 from gbn.learning.scoring import observed_density
 from gbn.learning.sharing import Group, parameter_groups
 from gbn.linearize import Linearization
@@ -91,7 +91,7 @@ class Expected:
         return self.point.values[name]
 
     def summed_covariance(
-        self, pairs: Sequence[tuple[str, str]], counts: Array, rows: tuple[Index, Index] = (None, None)
+        self, pairs: Sequence[tuple[str, str]], counts: Array, rows: tuple[Index, Index] = EVERYTHING
     ) -> Array | None:
         pairs = [(a, b) for a, b in pairs if self._uncertain(a) and self._uncertain(b)]
         if self.draws is None or not pairs:

@@ -292,7 +292,7 @@ def test_batches_with_many_numbers_for_each_unknown_remember_less():
     )  # fmt: skip
     batches, weights = list(learner.data.batches(8, rng)), [[0.0, 0.0]]
     for batch in batches:
-        learner.net, _ = learner._batch(learner.net, batch)
+        learner.net, _ = learner.absorb(learner.net, batch, None)
         weights.append([m.weight for m in learner.running])
     for t, (before, after) in enumerate(pairwise(weights), start=1):
         step = (t + 1) ** -0.45
