@@ -104,6 +104,10 @@ def _add_learn(add: argparse.ArgumentParser) -> None:
     add.add_argument("--freeze", nargs="+", action="extend", default=[], metavar="NAME", help="what is not learned")
     add.add_argument("--seed", type=int, default=0, help="of all chance (default 0)")
     add.add_argument("--checkpoint", metavar="FILE", help="keep the state there; an unfinished fit goes on from it")
+    add.add_argument(
+        "--prior", metavar="FILE", help="method vb: the posterior of an earlier fit, which this one goes on from"
+    )
+    add.add_argument("--posterior", metavar="FILE", help="method vb: write the posterior of weights and noises there")
     add.add_argument("--history", metavar="CSV", help="write the figures of every round there")
     add.add_argument(
         "--option", type=_option, nargs="+", action="extend", default=[], metavar="KEY=VALUE",

@@ -141,9 +141,15 @@ def _asked(net: GaussianBayesNet, args: argparse.Namespace, targets: list[str] |
 
 
 def _learn(args: argparse.Namespace) -> _Result:
-    options = _checked_options(f"method {args.method!r}", learning.learner(args.method), args.option)
+    options = _checked_options(f"method {args.method!r}", learning.learner(args.method), args.option, ("prior",))
     check_target(args.history)
+    check_target(args.posterior)
+    if args.method != "vb" and (args.prior or args.posterior):
+        option = "--prior" if args.prior else "--posterior"
+        raise InputError(f"{option}: method {args.method!r} learns no posterior of weights; give --method vb")
     net = load_net(args.net)
+    if args.prior:
+        options["prior"] = learning.load_posterior(args.prior, net)
     rows, weights = read_rows(args.data, args.weights)
     held = None if args.validation is None else read_rows(args.validation, None)[0]
     if held is not None and args.weights in held:
@@ -152,6 +158,9 @@ def _learn(args: argparse.Namespace) -> _Result:
     result = net.fit(rows, args.method, weights=weights, validation=held, freeze=args.freeze, **given, **options)
     result.net.save(args.output)
     log(f"wrote {args.output}")
+    if args.posterior and result.posterior is not None:
+        result.posterior.save(args.posterior)
+        log(f"wrote {args.posterior}")
     if args.history:
         write_whole(args.history, lambda path: path.write_text(result.history.to_frame().to_csv(), encoding="utf-8"))
     return _Result(fit_text(result), fit_data(result))

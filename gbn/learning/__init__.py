@@ -19,13 +19,15 @@ from gbn.learning.training import Learner, Manners, train
 from gbn.options import check_arguments, check_options, options_of
 
 if TYPE_CHECKING:
+    from gbn.learning.weights_posterior import WeightPosterior
     from gbn.net import GaussianBayesNet
 
-__all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner"]
+__all__ = ["METHODS", "Data", "FitResult", "Frozen", "History", "Learner", "fit", "learner", "load_posterior"]
 
 METHODS = {
     "em": "gbn.learning.em",
     "local": "gbn.learning.local",
+    "vb": "gbn.learning.vb",
 }
 
 
@@ -39,6 +41,18 @@ def learner(method: str) -> Callable[..., Learner]:
         raise UnknownNameError("method", method, METHODS)
     make: Callable[..., Learner] = import_module(METHODS[method]).learner
     return make
+
+
+def load_posterior(path: str | os.PathLike[str], net: GaussianBayesNet) -> WeightPosterior:
+    """The posterior of weights that ``result.posterior.save(path)`` wrote, for the net it is of.
+
+    Raises:
+        FileFormatError: damaged, or of another net.
+        OSError: it cannot be read.
+    """
+    from gbn.learning.posterior_file import load
+
+    return load(path, net)
 
 
 def _decisive(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +86,8 @@ def fit(
         data: vertex -> array of shape (samples, *event), NaN where missing, or a pandas DataFrame: the forms of
             evidence, see :func:`gbn.inference.query`.
         method: "em" (expectation maximisation, :mod:`gbn.learning.em`; with ``batch_size`` stepwise, and then for
-            nonlinear nets, too) or "local" (gradients from local messages, :mod:`gbn.learning.local`).
+            nonlinear nets, too), "local" (gradients from local messages, :mod:`gbn.learning.local`) or "vb"
+            (variational Bayes: posteriors of weights and noises, :mod:`gbn.learning.vb`).
         weights: how often each row counts, shape (samples,); None: once each.
         freeze: parameters and noises to leave alone, or vertices, which stand for their whole CPD.
         validation: held-out data, in the same forms: the result is then the round that explains them best.

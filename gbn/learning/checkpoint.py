@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gbn.learning.data import Data
     from gbn.net import GaussianBayesNet
 
-__all__ = ["fingerprint", "load_state", "save_state"]
+__all__ = ["fingerprint", "load_state", "read_tree", "save_state"]
 
 Array = np.ndarray[Any, Any]
 Tree = dict[str, Any]
@@ -32,8 +32,12 @@ _MOST_BYTES = 4 << 30
 _REMEDY = "the file is truncated, damaged or no checkpoint: remove it to begin the fit anew"
 
 
-def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Write a tree to one file; what was there before is replaced, or still there if writing fails."""
+def save_state(path: str | os.PathLike[str], state: Mapping[str, Any], form: str = FORMAT) -> None:
+    """Write a tree to one file; what was there before is replaced, or still there if writing fails.
+
+    Args:
+        form: what the file says it is.
+    """
     arrays: list[Array] = []
 
     def encoded(value: Any) -> Any:
@@ -48,7 +52,7 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
             return {"array": len(arrays) - 1, "axes": list(range(value.ndim)), "dtype": value.dtype.name}
         return value
 
-    header = {"format": FORMAT, "version": VERSION, "state": encoded(state)}
+    header = {"format": form, "version": VERSION, "state": encoded(state)}
     write_whole(path, lambda file: write(file, header, arrays))
 
 
@@ -63,19 +67,9 @@ def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
         OSError: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            state = _read(file)
+        state = read_tree(path, FORMAT, "checkpoint", _REMEDY)
     except FileNotFoundError:
         return None
-    except Refusal as refusal:
-        told = str(refusal).replace(DAMAGED, _REMEDY)
-        raise FileFormatError(f"{os.fspath(path)}: not a whole checkpoint: {told}") from None
-    except OSError:
-        raise
-    # Damaged bytes surface as almost any exception of the zip, number and text parsers.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
-        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a checkpoint; {_REMEDY}") from error
     if state.get("fingerprint") != mark:
         raise FileFormatError(
             f"{os.fspath(path)}: a checkpoint of another fit (net, data or options differ); give the same ones to go "
@@ -84,10 +78,34 @@ def load_state(path: str | os.PathLike[str], mark: str) -> Tree | None:
     return state
 
 
-def _read(file: IO[bytes]) -> Tree:
+def read_tree(path: str | os.PathLike[str], form: str, what: str, remedy: str) -> Tree:
+    """The tree that :func:`save_state` wrote there.
+
+    Args:
+        form: what the file must say it is; what: the same for messages; remedy: what to do where it is not.
+
+    Raises:
+        FileFormatError: damaged, or of another version.
+        OSError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _read(file, form)
+    except Refusal as refusal:
+        told = str(refusal).replace(DAMAGED, remedy)
+        raise FileFormatError(f"{os.fspath(path)}: not a whole {what}: {told}") from None
+    except OSError:
+        raise
+    # Damaged bytes surface as almost any exception of the zip, number and text parsers.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"[:300].rstrip(": ")
+        raise FileFormatError(f"{os.fspath(path)}: got {reason}, expected a {what}; {remedy}") from error
+
+
+def _read(file: IO[bytes], form: str = FORMAT) -> Tree:
     header, stored = open_archive(file, _MOST_BYTES)
-    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise Refusal("another header", f"format {FORMAT!r} of version {VERSION}", "begin the fit anew")
+    if not isinstance(header, dict) or header.get("format") != form or header.get("version") != VERSION:
+        raise Refusal("another header", f"format {form!r} of version {VERSION}", "write the file anew")
 
     def decoded(value: Any) -> Any:
         if isinstance(value, dict) and "map" in value:
@@ -103,7 +121,7 @@ def _read(file: IO[bytes]) -> Tree:
 
     state = decoded(header.get("state"))
     if not isinstance(state, dict):
-        raise Refusal("a state that is no mapping", "a mapping", "begin the fit anew")
+        raise Refusal("a state that is no mapping", "a mapping", "write the file anew")
     return state
 
 
@@ -135,4 +153,6 @@ def _described(value: Any) -> Any:
     """What JSON has no word for: arrays in full, other things as they present themselves."""
     if isinstance(value, np.ndarray | np.generic):
         return [str(value.dtype), np.asarray(value).tolist()]
+    if hasattr(value, "digest"):
+        return value.digest()
     return sorted(value) if isinstance(value, set | frozenset) else repr(value)

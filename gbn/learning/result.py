@@ -11,6 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas
 
+    from gbn.learning.weights_posterior import WeightPosterior
     from gbn.net import GaussianBayesNet
 
 __all__ = ["FitResult", "History"]
@@ -58,6 +59,12 @@ class FitResult:
     def __repr__(self) -> str:
         arrived = "" if self.converged else ", not converged"
         return f"FitResult({self.method}, {max(len(self.history) - 1, 0)} rounds{arrived})"
+
+    @property
+    def posterior(self) -> WeightPosterior | None:
+        """Of weights and noises, where the method has one ("vb"); else None."""
+        found: WeightPosterior | None = self.diagnostics.get("posterior")
+        return found
 
     @property
     def standard_errors(self) -> Mapping[str, Array]:

@@ -8,6 +8,7 @@ import pytest
 
 import gbn
 from gbn import cli
+from gbn.learning.weights_posterior import WeightPosterior
 
 PARTS = {"y": 3}
 
@@ -124,3 +125,26 @@ def test_errors_are_one_sentence(net, rows, learn, tmp_path, argv, message):
     assert (code, out) == (2, "")
     assert message in err
     assert not (tmp_path / "fitted.gbn").exists()
+
+
+def test_a_posterior_of_weights_is_written_and_gone_on_from(net, rows, learn, tmp_path):
+    np.savez(tmp_path / "all.npz", y=rows)
+    np.savez(tmp_path / "more.npz", y=rows[30:])
+    options = ("--method", "vb", "--option", "ard=true", "max_iter=40", "tol=1e-4")
+    code, out, err = learn("--data", "all.npz", *options, "--posterior", "weights.post")
+    assert code == 0, err
+    assert "elbo" in out
+    fitted = gbn.load(tmp_path / "fitted.gbn")
+    post = WeightPosterior.load(tmp_path / "weights.post", fitted)
+    np.testing.assert_array_equal(post.mean["y.z.weight"], fitted["y.z.weight"].value)
+    code, out, err = learn(
+        "--data", "more.npz", "--method", "vb", "--prior", "weights.post", "--json", "--option", "tol=1e-4"
+    )
+    assert code == 0, err
+    assert json.loads(out)["method"] == "vb"
+    code, _, err = learn("--data", "all.npz", "--posterior", "weights.post")
+    assert code == 2
+    assert "--posterior: method 'em' learns no posterior of weights; give --method vb" in err
+    code, _, err = learn("--data", "all.npz", "--method", "vb", "--prior", "all.npz")
+    assert code == 2
+    assert "expected a posterior" in err or "not a whole posterior" in err
