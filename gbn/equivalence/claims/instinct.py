@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from gbn.equivalence.claims.learners import BACKPROP, METHODS, Rows, network, path
+from gbn.equivalence.claims.learners import BACKPROP, METHODS, VB, Method, Rows, batch, network, path
 from gbn.equivalence.claims.precision import digits
 from gbn.errors import UnknownNameError
 from gbn.learning.numbers import with_values
+from gbn.learning.result import FitResult
 from gbn.net import GaussianBayesNet
 
-__all__ = ["TASKS", "Known", "Moved", "in_halves", "instinct", "transfer"]
+__all__ = ["STARTS", "TASKS", "Known", "Moved", "believed", "in_halves", "instinct", "transfer"]
 
 Array = np.ndarray[Any, Any]
 _NOISE = 0.1
@@ -28,6 +29,8 @@ _CENTRES = np.linspace(-1.2, 1.2, 13)
 _VARIANCES = np.geomspace(1e-3, 100, 11)
 _RATE = 0.01
 _IMAGES, _HELD, _TESTED = 1797, 100, 300
+TASKS = ("names, then odd or even", "0 to 4, then 5 to 9")
+STARTS = ("afresh, backprop", "fine-tuned, backprop", "afresh, VB", "posterior as prior, VB")
 ONE = "one life's posterior"
 
 
@@ -35,12 +38,13 @@ ONE = "one life's posterior"
 class Known:
     """errors: how a life begins -> root mean square error of the curve, by number of points seen; ``points``: these.
 
-    priors: how a life begins -> mean and covariance of its weights.  examples: curves of the family.
+    priors: for each of these numbers, how a life begins -> mean and covariance of its weights.
+    examples: curves of the family.
     """
 
     points: Sequence[int]
     errors: Mapping[str, Array]
-    priors: Mapping[str, tuple[Array, Array]]
+    priors: Sequence[Mapping[str, tuple[Array, Array]]]
     examples: Array
     figures: Mapping[str, float]
     answer: str
@@ -66,6 +70,15 @@ def seen(curves: Array, points: int, rng: np.random.Generator) -> Array:
     noisy = curves + _NOISE * rng.standard_normal(curves.shape)
     order = np.argsort(rng.uniform(size=curves.shape), axis=1)
     return np.where(np.argsort(order, axis=1) < points, noisy, np.nan)
+
+
+def believed(prior: tuple[Array, Array], sight: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of the curve itself in one life.  Shape of each, and of the sight: (points,)."""
+    net = life(*prior)
+    post = net.query(["w"], {"curve": sight[None]})
+    bumps = np.asarray(net["curve.w.weight"].value)
+    variance = np.diagonal(bumps @ post.cov("w")[0] @ bumps.T)
+    return bumps @ post.mean["w"][0], np.sqrt(variance)
 
 
 def error(prior: tuple[Array, Array], curves: Array, sights: Array) -> float:
@@ -119,6 +132,7 @@ def instinct(
     priors = {ONE: (last.mean["w"][0], last.cov("w")[0]), "instinct": (mean, cov)}
     tuned = {"afresh": np.zeros(size), "fine-tuned": mean}
     errors: dict[str, list[float]] = {name: [] for name in (*tuned, *priors)}
+    begun: list[dict[str, tuple[Array, Array]]] = []
     for count in points:
         tuning, sights = seen(others, count, rng), seen(curves, count, rng)
         for name, centre in tuned.items():
@@ -126,6 +140,7 @@ def instinct(
             priors[name] = min(grid, key=lambda prior: error(prior, others, tuning))
         for name in errors:
             errors[name].append(error(priors[name], curves, sights))
+        begun.append(dict(priors))
     found = {name: np.array(values) for name, values in errors.items()}
     figures = {
         f"{count} points seen, error, {name}": float(values[at])
@@ -141,7 +156,7 @@ def instinct(
         f"curve suffice for an error of {goal:.2f}; from their mean alone it takes {need['fine-tuned']}, afresh "
         f"{need['afresh']}, and from the posterior of a single other life, taken as it stands, {need[ONE]}."
     )
-    return Known(points, found, priors, earlier, figures, answer)
+    return Known(points, found, begun, earlier, figures, answer)
 
 
 def _needed(points: Sequence[int], errors: Array, goal: float) -> str:
@@ -163,33 +178,43 @@ class Moved:
 
 def transfer(
     task: str,
-    labels: Sequence[int] = (5, 10, 30),
+    labels: Sequence[int] = (10, 30),
     *,
     before: int = 400,
-    width: int = 32,
-    epochs: int = 10,
+    width: int = 24,
+    epochs: int = 6,
     seeds: int = 3,
     seed: int = 0,
 ) -> Moved:
-    """One task on digits learned by backprop, then another from few labels, with a last layer of its own.
+    """One task on digits, then another from few labels, with a last layer of its own.
 
     Tasks: "names, then odd or even" (what is learned first decides the second), and "0 to 4, then 5 to 9" (what was
-    learned first need not matter).  The second begins "afresh", with random weights, or "fine-tuned", with the hidden
-    layers where the first task left them; it learns by backprop, at the best of three rates, to the best epoch on 100
-    validation rows.
+    learned first need not matter).  The second task begins
+
+    - "afresh": with random weights, by backprop or by variational Bayes;
+    - "fine-tuned": by backprop, from the hidden layers where it left them after the first task;
+    - "posterior as prior": by variational Bayes, with what it believes of the hidden layers after the first task.
+
+    Rates, and the epoch that counts, are those that do best on 100 validation rows.
     """
-    adam = METHODS[BACKPROP]
-    found: dict[str, list[list[float]]] = {name: [[] for _ in labels] for name in ("afresh", "fine-tuned")}
+    adam, bayes = METHODS[BACKPROP], METHODS[VB]
+    found: dict[str, list[list[float]]] = {name: [[] for _ in labels] for name in STARTS}
     for mark in range(seed, seed + seeds):
         first, second = _tasks(task, before, max(labels), np.random.default_rng(mark))
-        known = path(_net(width, first, "first", mark), adam, {"learning_rate": _RATE}, first, 3 * epochs, mark).net
+        point = path(_net(adam, width, first, "first", mark), adam, {"learning_rate": _RATE}, first, 3 * epochs, mark)
+        belief = _believed(_net(bayes, width, first, "first", mark), bayes, first, epochs // 2)
         for at, count in enumerate(labels):
             rows = replace(second, x=second.x[:count], labels=second.labels[:count])
-            net = _net(width, second, "second", mark)
-            hidden = {name: np.asarray(known[name].value) for name in net.parameters if name in known.vertices}
-            for name, start in (("afresh", net), ("fine-tuned", with_values(net, hidden))):
-                passes = round(adam.patience * epochs)
-                runs = [path(start, adam, one, rows, passes, mark) for one in adam.grid]
+            fresh, doubtful = (_net(method, width, second, "second", mark) for method in (adam, bayes))
+            begun: tuple[tuple[Method, GaussianBayesNet, Sequence[Mapping[str, Any]]], ...] = (
+                (adam, fresh, adam.grid),
+                (adam, _with_hidden(fresh, point.net), adam.grid),
+                (bayes, doubtful, [{}]),
+                (bayes, _with_hidden(doubtful, belief.net), [{"prior": belief.posterior}]),
+            )
+            for name, (method, net, grid) in zip(STARTS, begun, strict=True):
+                passes = round(adam.patience * epochs) if method is adam else epochs
+                runs = [path(net, method, settings, rows, passes, mark) for settings in grid]
                 found[name][at].append(max(runs, key=lambda run: run.held.max()).accuracy)
     accuracy = {name: np.array(values) for name, values in found.items()}
     figures = {
@@ -201,13 +226,22 @@ def transfer(
     return Moved(task, labels, accuracy, figures, f"{task}, of which {labels[-1]} labels: {told}")
 
 
-TASKS = ("names, then odd or even", "0 to 4, then 5 to 9")
+def _believed(net: GaussianBayesNet, method: Method, rows: Rows, epochs: int) -> FitResult:
+    """All weights after a task, as beliefs."""
+    data = {"x": rows.x, "first": np.eye(net["first"].shape[0])[rows.labels]}
+    size = batch(len(rows.x))
+    return net.fit(data, "vb", batch_size=size, epochs=epochs, seed=0, progress=False, **method.options)
 
 
-def _net(width: int, rows: Rows, head: str, seed: int) -> GaussianBayesNet:
-    classes, adam = int(rows.held_labels.max()) + 1, METHODS[BACKPROP]
-    rng = np.random.default_rng(seed)
-    return network(width, rng, hidden=adam.hidden, output=adam.output, classes=classes, head=head)
+def _with_hidden(net: GaussianBayesNet, known: GaussianBayesNet) -> GaussianBayesNet:
+    """The net with the parameters that it shares with another."""
+    shared = {name: np.asarray(known[name].value) for name in net.parameters if name in known.vertices}
+    return with_values(net, shared)
+
+
+def _net(method: Method, width: int, rows: Rows, head: str, seed: int) -> GaussianBayesNet:
+    rng, classes = np.random.default_rng(seed), int(rows.held_labels.max()) + 1
+    return network(width, rng, hidden=method.hidden, output=method.output, classes=classes, head=head)
 
 
 def _tasks(task: str, first: int, second: int, rng: np.random.Generator) -> tuple[Rows, Rows]:
