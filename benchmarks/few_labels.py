@@ -145,7 +145,7 @@ def adam_tuned(x: Array, y: Array) -> Predict:
     return by_adam(x, y, decay, rate, epochs)[0]
 
 
-GRID = list(itertools.product((0.03, 0.1), (0.03, 0.1), (10.0, 30.0)))
+GRID = list(itertools.product((0.03,), (0.03, 0.1), (10.0, 30.0)))
 METHODS: dict[str, Callable[[Array, Array], Predict]] = {
     "Adam, decay, early stop": adam_tuned,
     "EM, ridge": lambda x, y: tuned(x, y, GRID, lambda a, b, *s: by_bayes(a, b, "em", *s, averaged=False)),

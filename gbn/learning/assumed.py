@@ -39,7 +39,8 @@ class Settings:
     masks: parameter -> True at the entries that are learned.
     fixed: noises that are not learned.
     noise_shape, noise_rates: of the Gamma prior of each noise's precision.
-    ard: parameters with relevance precisions; ard_shape, ard_rate: of their Gamma prior.
+    ard: parameters with relevance precisions; named: whether a person asked for just these; ard_shape, ard_rate: of
+        their Gamma prior.
     conjugate: whether priors of weights scale with the noise, where they can.
     before: an earlier posterior, in place of these priors for all that it speaks of.
     """
@@ -51,6 +52,7 @@ class Settings:
     noise_shape: float
     noise_rates: Mapping[str, float]
     ard: Sequence[str]
+    named: bool
     ard_shape: float
     ard_rate: float
     conjugate: bool
@@ -122,6 +124,8 @@ class Assumptions:
             on = np.full(self._values[name].size, -1)
             on[entry] = column
             if (on[entry] != column).any() or (on < 0).any():
+                if not self.settings.named:
+                    continue
                 raise LearningError(
                     f"ard: the entries of {name!r} are weights of several regressors each; expected a parameter that "
                     "has its columns for regressors, as a layer's weights do"

@@ -101,7 +101,7 @@ def read_families(net: GaussianBayesNet, frozen: Frozen) -> list[Family]:
     if uncertain:
         raise LearningError(
             f"parameter {uncertain[0]!r} has a prior of its own, and method 'em' learns plain ones: take it away with "
-            f"net.set_noise({{{uncertain[0]!r}: None}}) and give ridge=..., or use net.query with engine='vmp'"
+            f"net.set_noise({{{uncertain[0]!r}: None}}) and give ridge=..., or use method 'vb', which takes priors"
         )
     learned = {n for n in net.parameters if n not in frozen.values}
     order = {name: k for k, name in enumerate(net.vertices)}
@@ -123,7 +123,7 @@ def read_families(net: GaussianBayesNet, frozen: Frozen) -> list[Family]:
     chosen = [f for f in families.values() if f.mean is None or f.learned or f.noise not in frozen.noises]
     faults = [fault for f in chosen if f.mean is not None for fault in f.mean.faults()]
     if faults:
-        raise LearningError("\n  - ".join(["method 'em' learns regressions, and these are none:", *faults]))
+        raise LearningError("\n  - ".join(["methods 'em' and 'vb' learn regressions, and these are none:", *faults]))
     return chosen
 
 

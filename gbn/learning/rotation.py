@@ -79,6 +79,8 @@ class Rotation:
         """
         moments = parts[0].moments.about_zero
         k, weight = moments.size, moments.weight
+        if not weight:
+            return q
         shares = [self._share(child, q, prior, couplings) for child in self.children]
         square, first = moments.xx, moments.second[:k, k]
 

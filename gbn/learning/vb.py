@@ -95,8 +95,9 @@ def learner(
         noise_shape, noise_rate: of the Gamma prior of each noise's precision (of a full noise: Wishart with
             ν = size - 1 + 2 shape and S = 2 rate I).  rate None: shape times the mean variance of what was observed of
             the noise's vertices (where nothing was, the initial variance); a number, or numbers by noise.
-        ard: automatic relevance determination: True (all weights, biases excepted) or names of parameters.  Each column
-            of a weight then has a precision of its own, learned, in place of κ, and useless columns shrink to nothing.
+        ard: automatic relevance determination: True (all weights with a column for each regressor, as those of a layer)
+            or names of parameters.  Each of these columns then has a precision of its own, learned, in place of κ, and
+            useless columns shrink to nothing.
         ard_shape, ard_rate: of the Gamma prior of these precisions.
         mask: parameter -> array of its shape, True at the entries that are learned; the others stay.
         fixed_noise: True, or names of vertices or noises: covariances that are not learned.  None: none, but in
@@ -138,6 +139,7 @@ def learner(
         noise_shape=noise_shape,
         noise_rates=noise_rates(options, plain, data, families, noise_shape, noise_rate),
         ard=relevant(options, plain, ard, centred),
+        named=not isinstance(ard, bool),
         ard_shape=ard_shape,
         ard_rate=ard_rate,
         conjugate=conjugate,

@@ -107,6 +107,17 @@ def test_missing_cells(readings):
     assert np.sqrt(np.mean((filled - readings)[gaps] ** 2)) < 0.8
 
 
+def test_a_root_of_which_nothing_is_heard_stays(readings):
+    net = factor_net(12, 3)
+    net.add_input("w", 2, mean=0.0, cov=1.0)
+    net.add_linear("unseen", {"w": np.ones((4, 2))}, bias=np.zeros(4), cov=1.0)
+    alone, beside = (n.fit({"y": readings}, "vb") for n in (factor_net(12, 3), net))
+    assert set(beside.diagnostics["expanded"]) == {"z", "w"}
+    np.testing.assert_allclose(beside.posterior.elbo, alone.posterior.elbo, rtol=1e-9)
+    # Its weights are as uncertain as the prior has them.
+    np.testing.assert_allclose(beside.posterior.mean["unseen.w.weight"], 0, atol=1e-12)
+
+
 def test_what_is_not_learned_is_the_roots_prior(readings):
     net = factor_net()
     result = net.fit({"y": readings}, "vb", max_iter=3, tol=None, callback=lambda n, _: n == 3)

@@ -287,3 +287,16 @@ def test_a_prior_of_another_net_is_refused():
         regression_net(2, 1, [[1.0]]).fit({"x": x, "y": y}, "vb", prior=post)
     with pytest.raises(LearningError, match="in part frozen"):
         regression_net(2, 1, 1.0).fit({"x": x, "y": y}, "vb", prior=post, freeze=["y.bias"])
+
+
+def test_relevance_needs_a_column_for_each_regressor():
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=(9, 2)), "u": rng.normal(size=(9, 2)), "t": rng.normal(size=(9, 2))}
+    alone = gbn.GaussianBayesNet()
+    alone.add_input("x", 2)
+    alone.add_input("u", 2)
+    alone.add_parameter("w", np.eye(2))
+    alone.add_linear("t", {"x": "w", "u": "w"}, cov=0.5)
+    with pytest.raises(LearningError, match="ard: the entries of 'w' are weights of several regressors each"):
+        alone.fit(data, "vb", ard=["w"])
+    assert alone.fit(data, "vb", ard=True).posterior.relevance == {}
