@@ -41,7 +41,7 @@ rows, widths = found.series["rows"], found.series["widths"]
 # %% [markdown]
 # The network has two hidden layers of ReLU and reads the 8x8 digits of scikit-learn. Every method starts from the same
 # weights and sees the same rows. On 150 held-out rows backprop chooses among three rates (live prediction takes the same
-# one; EM and variational Bayes have none), and everyone the best epoch; 600 others judge. Three splits; shades and bars
+# one; EM and variational Bayes have none), and everyone the best epoch; 500 others judge. Three splits; shades and bars
 # are their range.
 #
 # - **backprop (Adam)**: our local messages with predictions held fixed, which give torch's weights.

@@ -67,7 +67,7 @@ METHODS: dict[str, Method] = {
         0.1,
         {"prediction": "live", "solver": "gradient", "max_rounds": _ROUNDS, "step_size": 0.003},
         like=BACKPROP,
-        patience=4.0,
+        patience=3.0,
     ),
     "stepwise EM": Method("em", 0.03, 0.01),
     VB: Method("vb", 0.03, 0.01, {"weight_precision": 1.0}, patience=0.4),
