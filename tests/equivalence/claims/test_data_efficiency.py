@@ -115,6 +115,7 @@ def test_instinct_needs_fewer_points():
 
 
 def test_what_was_learned_before_helps_related_tasks_and_misleads_others():
+    # Ten labels: at thirty, starting afresh has nearly caught up, and two seeds do not tell.
     related = instinct.transfer(instinct.TASKS[0], (10,), seeds=2).accuracy
     other = instinct.transfer(instinct.TASKS[1], (30,), seeds=2).accuracy
     fresh, prior = instinct.STARTS[2:]
