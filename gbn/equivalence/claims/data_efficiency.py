@@ -139,7 +139,8 @@ def _answer(
     return (
         f"Per pass: after one epoch of {rows[-1]} rows {quick} is right on {first[quick]:.0%} of the test digits, "
         f"backprop with Adam on {first[BACKPROP]:.0%}; Adam is as far {caught}, and an epoch of {quick} takes "
-        f"{price.get(quick, 1.0):.0f} times its CPU time. Per label, at the best epoch of the passes each is given: {'; '.join(ends)}."
+        f"{price.get(quick, 1.0):.0f} times its CPU time. "
+        f"Per label, at the best epoch of the passes each is given: {'; '.join(ends)}."
     )
 
 
