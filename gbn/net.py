@@ -175,22 +175,42 @@ class GaussianBayesNet(NetBuilder):
             if name in do:
                 values[name] = do[name]
                 continue
-            if vertex.kind == "op":
-                parents = [values[p] for p in vertex.parents]
-                if name in functions:
-                    mean, maps[name] = functions[name](*parents)
-                else:
-                    mean, maps[name] = ops.OPS[str(vertex.op)].function(*parents, **vertex.attributes)
-                if vertex.plated and mean.shape != (samples, *vertex.shape):
-                    mean, maps[name] = _repeated(mean, maps[name], (samples, *vertex.shape))
-            elif vertex.kind == "likelihood":
+            if vertex.kind == "likelihood":
                 continue
-            elif vertex.plated or vertex.value is None:
-                mean = self._root_mean(vertex, samples)
-            else:
-                mean = vertex.value
+            mean, made = self.mean_given(name, [values[p] for p in vertex.parents], samples, functions.get(name))
+            if vertex.kind == "op":
+                maps[name] = made
             values[name] = choose[name](mean) if name in choose else mean
         return values, maps
+
+    def mean_given(
+        self,
+        name: str,
+        parents: Sequence[Array],
+        samples: int,
+        function: Callable[..., tuple[Array, ops.Maps]] | None = None,
+    ) -> tuple[Array, ops.Maps]:
+        """The mean of one vertex, no label, given its parents' values, and one map-maker per parent.
+
+        Args:
+            parents: in the order of the vertex's parents.
+            samples: number of rows.
+            function: in place of its op, of the same form, attributes taken care of.
+
+        Raises:
+            EvidenceError: it is an input without a prior.
+        """
+        vertex = self.vertices[name]
+        if vertex.kind != "op":
+            shared = not vertex.plated and vertex.value is not None
+            return (vertex.value if shared else self._root_mean(vertex, samples)), ()  # type: ignore[return-value]
+        if function is None:
+            mean, maps = ops.OPS[str(vertex.op)].function(*parents, **vertex.attributes)
+        else:
+            mean, maps = function(*parents)
+        if vertex.plated and mean.shape != (samples, *vertex.shape):
+            return _repeated(mean, maps, (samples, *vertex.shape))
+        return mean, maps
 
     def _root_mean(self, vertex: Vertex, samples: int) -> Array:
         """The mean of a root: a parameter's array, or an input's prior mean for each sample."""

@@ -132,6 +132,8 @@ found
 assert found.figures["contrast against Fisher, weights"] < 1e-12
 assert found.figures["contrast against differences, weights"] < 1e-8
 assert abs(found.figures["error against dreams: slope"] + 0.5) < 0.1
+thousand = next(row for row in found.table if row["dreams"] == 1000)
+assert 0.04 < thousand["error, weights"] < 0.06
 
 # %% [markdown]
 # Dreams cost: a thousand of them still leave a gradient that is 5 % noise. The directed net gets the exact one for free

@@ -122,7 +122,7 @@ for ax, (name, weights) in zip(axes, middle.items(), strict=True):
     print(f"taught {name}: {angles['its own input']:.0f}° from PCA, {angles['the digit']:.0f}° from regression")
     assert angles[name] < 8 < 60 < max(angles.values())
     ax.set(title=f"the middle layer, taught {name}", xticks=[], yticks=[])
-fig.colorbar(points, ax=axes, label="digit")
+_ = fig.colorbar(points, ax=axes, label="digit")
 
 # %% [markdown]
 # Taught its own input, the chain keeps the two directions in which images vary most: PCA again. Taught the digit, it keeps

@@ -79,6 +79,9 @@ assert not found.holds
 assert figures["planning against LSTD, largest difference"] < 1e-5
 assert abs(figures["90 % intervals that hold the value, dynamics as counted"] - 0.9) < 0.03
 assert figures["error, residuals"] > 1.5 * figures["error, planning"]
+widths = {name: std.mean() for name, (_, std) in found.series["shown"].items()}
+assert widths["returns"] > 1.3 * widths["planning"]
+assert figures["90 % intervals that hold the value, true dynamics"] < 0.8
 
 # %% [markdown]
 # - The posterior mean of **planning** *is* LSTD, to seven digits, and now it has error bars. They are honest about what the

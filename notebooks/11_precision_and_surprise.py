@@ -39,7 +39,7 @@ for ax, weak in zip(axes, precision.LEVELS, strict=True):
     ax.bar(precision.LEVELS, [told[level] for level in precision.LEVELS], color=["C3", "C7", "C0"])
     ax.set(title=f"{weak} imprecise: percept {told['percept']:+.1f}")
     assert np.isclose(told[weak], 0.8)
-axes[0].set_ylabel("share of the error")
+_ = axes[0].set_ylabel("share of the error")
 
 # %% [markdown]
 # With an imprecise top the percept stays with the senses: *surprise*. With an imprecise bottom it goes over to the
@@ -131,7 +131,7 @@ bins = np.linspace(-60, 400, 90)
 for name, surprise in found.series["surprise"].items():
     ax.hist(surprise["all"] - usual, bins=bins, alpha=0.6, label=name)
 ax.set(xlabel="nats more surprising than a typical digit", ylabel="images", yscale="log")
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
 # How well does that separate the strange from the normal, beside the usual score, the classifier's own doubt
@@ -143,10 +143,11 @@ found
 
 # %%
 rows = {row["input"]: row for row in found.table}
-assert rows["turned"]["AUROC, surprise"] > 0.98 > rows["turned"]["AUROC, max-softmax"]
+assert rows["turned"]["AUROC, surprise"] > 0.98
+assert rows["turned"]["AUROC, max-softmax"] < 0.5
 assert rows["noise"]["AUROC, surprise"] > 0.98 > rows["noise"]["AUROC, max-softmax"]
 assert rows["moved"]["AUROC, surprise"] > rows["moved"]["AUROC, max-softmax"]
-assert rows["adversarial"]["AUROC, surprise"] > 0.6
+assert 0.6 < rows["adversarial"]["AUROC, surprise"] < rows["adversarial"]["AUROC, max-softmax"]
 
 # %% [markdown]
 # - **Noise and turned digits**: surprise knows at once. The classifier is *more* sure of a turned digit than of a normal

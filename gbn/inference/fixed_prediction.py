@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from gbn.errors import InferenceError
 from gbn.inference.point_estimate import FixedPoint, clamped_messages, sweep
 from gbn.linearize import Linearization
 
@@ -99,10 +100,17 @@ class LossyChannel(Channel):
     """Lines that lose each message with probability ``drop`` and deliver it up to ``delay`` rounds late.
 
     Delays are uniform on 0..delay; what arrives after a younger message is ignored.
+
+    Raises:
+        InferenceError: no probability below 1, or no number of rounds.
     """
 
     def __init__(self, drop: float, delay: int, rng: np.random.Generator) -> None:
         super().__init__()
+        if not 0 <= drop < 1:
+            raise InferenceError(f"drop: got {drop}, expected a probability below 1")
+        if isinstance(delay, bool) or not isinstance(delay, int | np.integer) or delay < 0:
+            raise InferenceError(f"delay: got {delay!r}, expected a whole number of rounds, 0 or more")
         self._drop, self._delay, self._rng = drop, delay, rng
         self._now = 0
         self._inbox: dict[str, dict[str, Array]] = defaultdict(dict)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from gbn.errors import ConvergenceWarning, InferenceError
 
-__all__ = ["Outcome", "iterate"]
+__all__ = ["Finished", "Outcome", "iterate"]
 
 Figures = Mapping[str, float]
+
+
+class Finished(Exception):
+    """Raised by a step that finds nothing left to do: a sentence that says why."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ def iterate(
     step: Callable[[int], Figures],
     *,
     label: str,
-    max_rounds: int,
+    max_rounds: int | None,
     tol: float | None,
     remedy: str | Callable[[], str],
     measure: str = "gap",
@@ -45,7 +50,9 @@ def iterate(
     """Call ``step(round)`` until its figure ``measure`` is at most ``tol``.
 
     Args:
-        step: makes one round and returns its figures; they become the history.
+        step: makes one round and returns its figures; they become the history.  Where there is nothing left to do it
+            raises :class:`Finished` with a sentence that says why, and the iteration ends well.
+        max_rounds: None: until something else ends it.
         tol: None makes exactly ``max_rounds`` rounds, and having made them counts as arrival.
         remedy: what may help, for the warning; or a function that says it at the end.
         stalled: a sentence when further rounds would be of no use, else None; the iteration ends well there.
@@ -59,7 +66,7 @@ def iterate(
     """
     from tqdm import tqdm
 
-    if max_rounds < 0 or (tol is not None and tol < 0):
+    if (max_rounds is not None and max_rounds < 0) or (tol is not None and tol < 0):
         raise InferenceError(f"{label}: got max_rounds={max_rounds}, tol={tol}; expected numbers of at least 0")
 
     history: list[dict[str, float]] = []
@@ -75,8 +82,11 @@ def iterate(
 
     with tqdm(total=max_rounds, desc=label, leave=False, disable=None if progress is None else not progress) as bar:
         try:
-            for number in range(1, max_rounds + 1):
-                figures = dict(step(number))
+            for number in count(1) if max_rounds is None else range(1, max_rounds + 1):
+                try:
+                    figures = dict(step(number))
+                except Finished as finished:
+                    return outcome(True, str(finished))
                 history.append(figures)
                 bar.update()
                 bar.set_postfix({measure: f"{figures.get(measure, float('nan')):.2e}"}, refresh=False)

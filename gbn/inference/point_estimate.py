@@ -8,10 +8,20 @@ from typing import Any
 import numpy as np
 
 from gbn.errors import InferenceError
-from gbn.gaussian import LOG_2PI
+from gbn.gaussian import LOG_2PI, Covariance
 from gbn.linearize import Linearization, Rule
+from gbn.net import GaussianBayesNet
 
-__all__ = ["FixedPoint", "LivePoint", "PointEstimate", "always", "clamped_messages", "energies", "sweep"]
+__all__ = [
+    "FixedPoint",
+    "LivePoint",
+    "PointEstimate",
+    "always",
+    "clamped_messages",
+    "energies",
+    "noise_of_observed",
+    "sweep",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -19,6 +29,21 @@ Array = np.ndarray[Any, Any]
 def always(message: Array | None) -> Rule:
     """The rule of a vertex that sends the same whatever it hears."""
     return lambda _: message
+
+
+def noise_of_observed(net: GaussianBayesNet, name: str) -> Covariance:
+    """Q of an observed vertex, no label.
+
+    Raises:
+        InferenceError: it is deterministic.
+    """
+    noise = net.noise(name)
+    if noise is None:
+        raise InferenceError(
+            f"evidence on {name!r}, a deterministic vertex: predictive coding would need infinite precision; "
+            f"give it noise with net.set_noise({{{name!r}: cov}}), or use engine='exact'"
+        )
+    return noise
 
 
 def clamped_messages(point: Linearization) -> dict[str, Array]:
@@ -33,12 +58,7 @@ def clamped_messages(point: Linearization) -> dict[str, Array]:
         if vertex.kind == "likelihood":
             clamped[name] = net.label_of(name).score(point.values[vertex.parents[0]], value)
             continue
-        noise = net.noise(name)
-        if noise is None:
-            raise InferenceError(
-                f"evidence on {name!r}, a deterministic vertex: predictive coding would need infinite precision; "
-                f"give it noise with net.set_noise({{{name!r}: cov}}), or use engine='exact'"
-            )
+        noise = noise_of_observed(net, name)
         if point.closed(name):
             clamped[name] = noise.solve(point.errors[name])
     return clamped

@@ -184,12 +184,7 @@ def _channel(schedule: str, drop: float | None, delay: int | None, rng: np.rando
         if drop is not None or delay is not None:
             raise InferenceError(f"drop and delay belong to schedule='asynchronous'; got schedule={schedule!r}")
         return Channel()
-    drop, delay = 0.1 if drop is None else drop, 1 if delay is None else delay
-    if not 0 <= drop < 1:
-        raise InferenceError(f"drop: got {drop}, expected a probability below 1")
-    if isinstance(delay, bool) or not isinstance(delay, int | np.integer) or delay < 0:
-        raise InferenceError(f"delay: got {delay!r}, expected a whole number of rounds, 0 or more")
-    return LossyChannel(drop, int(delay), rng)
+    return LossyChannel(0.1 if drop is None else drop, 1 if delay is None else delay, rng)
 
 
 def _live(

@@ -154,7 +154,7 @@ class Stepwise:
     def step(self) -> Figures:
         net, total = self.net, 0.0
         for batch in self.data.batches(self.batch_size, self.rng):
-            net, found = self._batch(net, batch)
+            net, found = self.absorb(net, batch, self.step_size or (self.steps + 2) ** -self.step_decay)
             total += found
             if not math.isfinite(total):
                 self._failure = f"the log-evidence is {found} in epoch {self.epoch + 1}, step {self.steps}"
@@ -166,12 +166,15 @@ class Stepwise:
         # As the epoch went, each batch before its step.
         return {"log_evidence": total / self.data.total, "steps": float(self.steps)}
 
-    def _batch(self, net: GaussianBayesNet, batch: Data) -> tuple[GaussianBayesNet, float]:
-        """The net after one E-step and one M-step, and the log-evidence of the batch before them."""
+    def absorb(self, net: GaussianBayesNet, batch: Data, share: float) -> tuple[GaussianBayesNet, float]:
+        """The net after one E-step and one M-step, and the log-evidence of the batch before them.
+
+        Args:
+            share: of the statistics of before, what the batch replaces.
+        """
         evidence = replace(batch.evidence, net=net)
         expected = Expected(evidence, self.names, self.linearisations, self.samples, self.rng)
         self.steps += 1
-        share = self.step_size or (self.steps + 1) ** -self.step_decay
         zero = [np.zeros_like(m.shift) for m in self.running]
         for k, new in enumerate(moments_of(expected, self.families, batch, zero)):
             # In rows of a batch rather than shares, so that one row of the beginning counts as one.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gbn
+from gbn import cli
 from gbn.display.html import page, posterior_html, report_html, section
 from gbn.display.html.style import STYLE
 from gbn.equivalence.report import Comparison, Report
@@ -78,6 +79,16 @@ PAGES = {
 }
 
 
+def test_the_page_of_the_command(chromium, tmp_path, capsys):
+    layered_net().save(tmp_path / "net.gbn")
+    np.savez(tmp_path / "evidence.npz", label=[0, 2])
+    arguments = [tmp_path / "net.gbn", "--evidence", tmp_path / "evidence.npz", "-o", tmp_path / "report.html"]
+    assert cli.main(["report", *map(str, arguments)]) == 0, capsys.readouterr().err
+    for width in WIDTHS:
+        faultless(chromium, tmp_path / "report.html", width, dark=True)
+    assert chromium.evaluate("document.querySelectorAll('.gbn-drawing > svg').length") == 2
+
+
 @pytest.fixture(scope="module", params=PAGES)
 def made(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("pages") / "page.html"
@@ -92,22 +103,28 @@ def test_pages(made, width, dark, chromium):
     # What is folded must fit, too.
     chromium.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     assert overflow(chromium) == 0
-    colour, paper = chromium.evaluate(
-        "['color', 'background-color'].map(p => getComputedStyle(document.querySelector('.gbn')).getPropertyValue(p))"
-    )
+    colour, paper = colours(chromium)
     assert (brightness(colour) > brightness(paper)) is dark
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def exported(request, tmp_path_factory):
+    nbconvert = pytest.importorskip("nbconvert")
+    # The exporter's own scripts for formulas and widgets come from elsewhere.
+    settings = dict.fromkeys(("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"), "")
+    with pytest.MonkeyPatch.context() as patch:
+        # Its templates are where it was installed, which need not be this environment.
+        patch.setenv("JUPYTER_PATH", str(Path(nbconvert.__file__).parents[4] / "share" / "jupyter"))
+        body, _ = nbconvert.HTMLExporter(**settings).from_filename(str(request.param))
+    path = tmp_path_factory.mktemp("notebooks") / "notebook.html"
+    path.write_text(body, encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks(notebook, width, dark, chromium, tmp_path):
-    exporter = pytest.importorskip("nbconvert").HTMLExporter
-    # The exporter's own scripts for formulas and widgets come from elsewhere.
-    settings = dict.fromkeys(("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url"), "")
-    body, _ = exporter(**settings).from_filename(str(notebook))
-    (tmp_path / "notebook.html").write_text(body, encoding="utf-8")
-    faultless(chromium, tmp_path / "notebook.html", width, dark)
+def test_notebooks(exported, width, dark, chromium):
+    faultless(chromium, exported, width, dark)
 
 
 def faultless(chromium, path, width, dark):
@@ -127,11 +144,39 @@ def brightness(colour):
     return sum(int(part) for part in colour.strip("rgba() ").split(",")[:3]) / 765
 
 
-def test_words_fit_into_their_boxes(chromium, tmp_path):
-    shown = gbn.side_by_side(
-        posterior(layered_net()), posterior(layered_net("層層層層層層" * 3)), layered_net("W" * 60)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "attribute, is_dark",
+    [
+        ('data-jp-theme-light="true"', False),
+        ('data-jp-theme-light="false"', True),
+        ('class="vscode-dark"', True),
+        ('data-theme="light"', False),
+        ('theme="dark"', True),
+    ],
+)
+def test_the_theme_of_the_page_around_decides(attribute, is_dark, dark, chromium, tmp_path):
+    drawing = gbn.side_by_side(layered_net(depth=1))._repr_html_()
+    text = f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>x</title><body {attribute}>{drawing}</body>'
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    chromium.open(tmp_path / "page.html", 1280, dark)
+    colour, paper = colours(chromium)
+    assert (brightness(colour) > brightness(paper)) is is_dark
+
+
+def colours(chromium):
+    """Of a drawing: its text, and what it stands on."""
+    return chromium.evaluate(
+        "['color', 'background-color'].map(p => getComputedStyle(document.querySelector('.gbn')).getPropertyValue(p))"
     )
-    shown.save_html(tmp_path / "page.html")
+
+
+def test_words_fit_into_their_boxes(chromium, tmp_path):
+    photo = gbn.GaussianBayesNet()
+    photo.add_input("photo", (6, 6), mean=0.5, cov=1.0)
+    seen = photo.query(None, {"photo": np.where(np.eye(6) > 0, np.eye(6), NAN)[None]}, engine="pc")
+    wide = posterior(layered_net("層層層層層層" * 3))
+    gbn.side_by_side(posterior(layered_net()), wide, seen, layered_net("W" * 60)).save_html(tmp_path / "page.html")
     chromium.open(tmp_path / "page.html", 1280, dark=False)
     excess = chromium.evaluate(
         "[...document.querySelectorAll('.gbn-drawing .gbn-box > text')].map(text => {"
@@ -140,6 +185,13 @@ def test_words_fit_into_their_boxes(chromium, tmp_path):
     )
     assert len(excess) > 60
     assert max(excess) <= 0
+    captions = chromium.evaluate(
+        "[...document.querySelectorAll('.gbn-drawing .gbn-box svg > text')].map(text => {"
+        "const own = text.getBBox(), width = text.parentNode.width.baseVal.value;"
+        "return Math.max(-own.x, own.x + own.width - width); })"
+    )
+    assert len(captions) == 2
+    assert max(captions) <= 0
 
 
 def test_a_fold_shows_and_hides(chromium, tmp_path):
@@ -215,3 +267,10 @@ def test_colours_can_be_told_from_their_ground(palette):
     for mark in ("edge", "after", "before", "bar"):
         for ground in {"paper", "box"} if mark in ("edge", "bar") else {"paper", "box", "seen"}:
             assert contrast(palette[mark], palette[ground]) >= 3, (mark, ground)
+
+
+@pytest.mark.parametrize("name", ["opening-light.png", "opening-dark.png"])
+def test_the_readmes_pictures_are_small(name):
+    data = (NOTEBOOKS[0].parent / "pictures" / name).read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(data) < 150_000

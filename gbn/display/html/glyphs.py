@@ -17,8 +17,9 @@ __all__ = ["Belief", "belief_panel", "probability_panel"]
 Array = np.ndarray[Any, Any]
 _CURVES, _INTERVALS, _BARS = 3, 24, 40
 # Heat maps: sides of a picture in pixels, at most so many values a side, and channels that are shown.
-_SIDE, _CELLS, _CHANNELS = 44.0, 56, 16
-_WIDTH, _HEIGHT = 104.0, 30.0
+_SIDE, _CELLS, _CHANNELS = 54.0, 56, 16
+_APART = 3.0
+_WIDTH, _HEIGHT, _CAPTION = 104.0, 30.0, 54.0
 
 
 @dataclass(frozen=True)
@@ -144,16 +145,16 @@ def _heat_maps(prior: Belief | None, posterior: Belief) -> Panel:
         maps.append(("std", std, (0.0, float(np.nanmax(std, initial=0.0)) or 1.0), False))
     height, width = means.shape
     scale = _SIDE / max(height, width)
-    wide, tall = max(scale * width, 40.0), max(scale * height, 4.0)
+    wide, tall = max(scale * width, _CAPTION), max(scale * height, 4.0)
     parts = []
     for k, (caption, values, ends, signed) in enumerate(maps):
-        x = k * (wide + 6)
+        x = k * (wide + _APART)
         parts.append(
             f'<image x="{x:.1f}" y="0" width="{wide:.1f}" height="{tall:.1f}" preserveAspectRatio="none" '
             f'href="{data_uri(values, ends, signed)}"/>'
             f'<text x="{x + wide / 2:.1f}" y="{tall + 10:.1f}" text-anchor="middle" class="gbn-small">{caption}</text>'
         )
-    return Panel(Markup("".join(parts)), len(maps) * (wide + 6) - 6, tall + 13)
+    return Panel(Markup("".join(parts)), len(maps) * (wide + _APART) - _APART, tall + 13)
 
 
 def _as_image(values: Array) -> Array:

@@ -24,8 +24,8 @@ STYLE = f"""
 .gbn .gbn-good{{color:var(--good)}}
 .gbn .gbn-bad{{color:var(--bad)}}
 .gbn dl.gbn-facts{{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:1px 12px;margin:4px 0 8px}}
-.gbn .gbn-facts dt{{color:var(--dim)}}
-.gbn .gbn-facts dd{{margin:0;overflow-wrap:anywhere}}
+.gbn .gbn-facts dt{{color:var(--dim);font-weight:400;width:auto;white-space:nowrap}}
+.gbn .gbn-facts dd{{margin:0;width:auto;overflow-wrap:anywhere}}
 .gbn .gbn-wide{{overflow-x:auto}}
 .gbn table.gbn-table{{border-collapse:collapse;margin:4px 0;font-variant-numeric:tabular-nums;color:var(--fg)}}
 .gbn .gbn-table th{{background:var(--head);text-align:left;font-weight:600;white-space:nowrap}}
@@ -39,6 +39,7 @@ STYLE = f"""
 .gbn .gbn-fold{{margin:4px 0 8px}}
 .gbn .gbn-fold>summary{{cursor:pointer;font-weight:600}}
 .gbn .gbn-drawing{{overflow:auto;max-height:680px}}
+@media print{{.gbn .gbn-drawing{{max-height:none}}}}
 .gbn .gbn-drawing svg{{display:block;max-width:none;color:var(--fg)}}
 .gbn .gbn-drawing text{{fill:currentColor;font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}}
 .gbn .gbn-drawing text.gbn-small{{font-size:9.5px}}

@@ -50,6 +50,8 @@ _ALL: tuple[Claim, ...] = (
     Claim("fisher", "Local gradients are a general fact of Bayes nets.", "04_fixed_and_live.ipynb"),
     Claim("objectives", "There are many variational objectives.", "06_many_objectives.ipynb"),
     Claim("hebb", "Hebbian learning is PCA; how can a chain of PCAs be gradient descent?", "07_hebb_and_pca.ipynb"),
+    Claim("lockstep", "Replace input and label every tick.", "09_stream.ipynb"),
+    Claim("lesions", "It continues to function when you cut its substrate in half.", "10_lesions.ipynb"),
     Claim(
         "precision",
         "A large error at the top is surprise, at the bottom override.",

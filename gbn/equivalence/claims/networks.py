@@ -13,7 +13,7 @@ import numpy as np
 from gbn.errors import MissingDependencyError, UnknownNameError
 from gbn.net import GaussianBayesNet
 
-__all__ = ["TORCH", "Case", "tanh_mlp", "torch_case", "torch_mlp"]
+__all__ = ["TORCH", "Case", "tanh_classifier", "tanh_mlp", "torch_case", "torch_mlp"]
 
 Array = np.ndarray[Any, Any]
 
@@ -40,6 +40,14 @@ def tanh_mlp(
         net.add_linear(name, {before: weight}, bias=bias, cov=output_noise if last else noise)
         if not last:
             before = net.add(f"h{depth}", "Tanh", [name])
+    return net
+
+
+def tanh_classifier(sizes: Sequence[int], rng: np.random.Generator, *, noise: float = 0.05) -> GaussianBayesNet:
+    """x -> a1 -> h1 -> ... -> y -> label: :func:`tanh_mlp` with a categorical label in place of noise at the end."""
+    net = tanh_mlp(sizes, rng, noise=noise)
+    net.set_noise({"y": None})
+    net.add_likelihood("label", "categorical", "y")
     return net
 
 

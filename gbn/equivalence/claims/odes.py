@@ -168,7 +168,8 @@ def _evaluations(net: GaussianBayesNet, given: Mapping[str, Array], max_rounds: 
             warnings.simplefilter("ignore", ConvergenceWarning)
             post = query(net, [], given, engine="pc", prediction="live", **options, **extra, **limits)
         arrived = post.history[-1]["free_energy"] - least <= _NEAR
-        row[label] = float(post.diagnostics["evaluations"]) if arrived else np.nan
+        # An evaluation is a forward and a reverse pass; the sweeps of Gauss-Newton count as much.
+        row[label] = post.diagnostics["passes"] / 2 if arrived else np.nan
     rounds = momentum_rounds(problem, bare, (rates[0], rates[-1]), max_rounds)
     return row | {"momentum": float(rounds) if rounds >= 0 else np.nan}
 
@@ -210,4 +211,8 @@ def _draw(finding: Finding, ax: Axes) -> None:
     )
     for line in ax.lines:
         line.set_marker("o")
-    ax.legend(fontsize="small")
+    low, high = ax.get_xlim()
+    ticks = [digit * 10.0**power for power in range(7) for digit in (1, 3) if low <= digit * 10.0**power <= high]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
