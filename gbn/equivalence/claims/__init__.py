@@ -59,6 +59,7 @@ _ALL: tuple[Claim, ...] = (
     ),
     Claim("kernels", "Every model learned by gradient descent is a kernel machine.", "12_kernels.ipynb"),
     Claim("odes", "We can use our differential-equation tricks.", "04_fixed_and_live.ipynb"),
+    Claim("data_efficiency", "Brains are more data-efficient.", "05_em_and_data_efficiency.ipynb"),
     Claim("parallel", "It parallelises, and settles as fast as the forward pass.", "03_hundredfold.ipynb"),
     Claim("one_pass", "Sum-product networks infer in one pass.", "03_hundredfold.ipynb"),
     Claim("rewards", "Adding up rewards isn't natural in graphical models.", "08_rewards_and_growth.ipynb"),
