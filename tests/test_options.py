@@ -105,7 +105,7 @@ def test_every_engine_and_method_takes_its_own_defaults_and_refuses_an_object(ma
     """So every annotation that is in use is one that can be judged, or says that anything goes."""
     check_arguments(made, options_of(made))
     refused = [name for name in options_of(made) if not _takes(made, {name: object()})]
-    assert set(options_of(made)) - set(refused) <= {"weights", "validation"}
+    assert set(options_of(made)) - set(refused) <= {"client", "weights", "validation"}
 
 
 def _takes(made, arguments):

@@ -41,8 +41,8 @@ def mapped(
     """The posterior for rows in blocks, here or on the cluster of a Dask client.
 
     Raises:
-        InferenceError: soft evidence, or parameters with a prior, which couple all rows.
-        As :func:`gbn.inference.query`, with the label of the block.
+        InferenceError: soft evidence, or parameters with a prior, which couple all rows; and what
+            :func:`gbn.inference.query` raises, with the label of the block.
     """
     if soft:
         raise InferenceError("soft: rows in blocks take hard evidence only; give a noisy copy of the vertex instead")

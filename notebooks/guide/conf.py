@@ -18,6 +18,7 @@ root_doc = "index"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+suppress_warnings = ["ref.python"]  # two classes of one name: annotations say only the name
 nb_execution_mode = "off"  # outputs are committed
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
@@ -77,7 +78,7 @@ def _our_conventions(app, what, name, obj, options, lines):
 
     Paragraphs of "name: what it is" become lists of fields.
     """
-    text = re.sub(r"(?<![\w*`\\])\*(?=\w)|(?<!`)\|(?!`)", r"\\\g<0>", "\n".join(lines).rstrip())
+    text = re.sub(r"(?<![\w*`\\])\*(?=[\w.])|(?<!`)\|(?!`)", r"\\\g<0>", "\n".join(lines).rstrip())
     paragraphs = text.split("\n\n")
     for k, paragraph in enumerate(paragraphs):
         if all(line.startswith("    ") or _FIELD.match(line) for line in paragraph.split("\n")):

@@ -17,7 +17,7 @@ Statements about predictive coding, backprop and Bayes nets, each with an experi
 `gbn.equivalence.claims.run("{first}")`, or `python -m gbn.equivalence.claims {first}`. This page is written by
 `make claims`.
 
-| | claim | it | story |
+| | claim | verdict | story |
 |---|---|---|---|
 """
 
@@ -35,7 +35,7 @@ def page(findings: Mapping[str, Finding], pictures: str) -> str:
         rows.append(f"| {number} | [{claim.statement}](#{name.replace('_', '-')}) | {found.verdict} | {story} |")
         sections.append(
             f"({name.replace('_', '-')})=\n## {name.replace('_', ' ').capitalize()}\n\n> {claim.statement}\n\n"
-            f"It **{found.verdict}**. {found.answer}\n\n![{name}]({pictures}/{name}.png)\n\nStory: {story}\n"
+            f"**Verdict: {found.verdict}.** {found.answer}\n\n![{name}]({pictures}/{name}.png)\n\nStory: {story}\n"
         )
     return _HEAD.format(first=next(iter(findings))) + "\n".join(rows) + "\n\n" + "\n".join(sections)
 
