@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gbn.learning.row_blocks import Blocks
     from gbn.net import GaussianBayesNet
 
-__all__ = ["Stepwise", "check_reached"]
+__all__ = ["Stepwise", "check_reached", "check_steps"]
 
 Array = np.ndarray[Any, Any]
 Figures = dict[str, float]
@@ -140,7 +140,7 @@ class Stepwise:
         damping: float,
         noise_decay: float,
     ) -> None:
-        _check(epochs, batch_size, step_size, step_decay, linearisations, samples, damping, noise_decay)
+        check_steps(epochs, batch_size, step_size, step_decay, linearisations, samples, damping, noise_decay)
         self.net, self.data, self.families, self.priors, self.rng = net, data, list(families), priors, rng
         self.rounds, self.batch_size, self.step_size, self.step_decay = epochs, batch_size, step_size, step_decay
         self.linearisations, self.samples = linearisations, samples
@@ -291,15 +291,15 @@ def check_reached(net: GaussianBayesNet, families: Sequence[Family], frozen: Fro
             )
 
 
-def _check(
+def check_steps(
     epochs: int,
     batch_size: int,
     step_size: float | None,
     step_decay: float,
     linearisations: int,
     samples: int | None,
-    damping: float,
-    noise_decay: float,
+    damping: float = 0.0,
+    noise_decay: float = 1.0,
 ) -> None:
     """Raise LearningError, with all that is wrong."""
     rules = [

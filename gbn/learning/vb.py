@@ -26,14 +26,14 @@ from gbn.learning.beliefs import Beliefs
 from gbn.learning.condensation import condensed
 from gbn.learning.counted import groups_of, parts_of
 from gbn.learning.data import Data
-from gbn.learning.em import _Options
 from gbn.learning.expectations import Expectation, estep
+from gbn.learning.named_options import NamedOptions
 from gbn.learning.numbers import Frozen, numbers, with_numbers
 from gbn.learning.precisions import packed, unpacked
 from gbn.learning.regressions import Family, read_families
 from gbn.learning.rotation import rotations
-from gbn.learning.stepwise import check_reached
-from gbn.learning.vb_options import check, check_steps, noise_rates, precisions, relevant, roots_kept, without_priors
+from gbn.learning.stepwise import check_reached, check_steps
+from gbn.learning.vb_options import check, noise_rates, precisions, relevant, roots_kept, without_priors
 from gbn.learning.weights_posterior import WeightPosterior
 from gbn.learning.widened import Widened
 
@@ -126,7 +126,7 @@ def learner(
     data = data.of(plain)
     kept = roots_kept(plain, data, frozen)
     families = read_families(plain, kept, by_positions=False)
-    options = _Options(plain, families, frozen)
+    options = NamedOptions(plain, families, frozen)
     fixed = (
         options.fixed(batch_size is not None if fixed_noise is None else fixed_noise)
         | roots_kept(plain, data, frozen).noises

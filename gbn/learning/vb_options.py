@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gbn.errors import LearningError
-from gbn.learning.em import _floors, _Options
+from gbn.learning.named_options import NamedOptions, floors
 from gbn.learning.numbers import Frozen
-from gbn.learning.stepwise import _check as check_stepwise
 
 if TYPE_CHECKING:
     from gbn.learning.data import Data
     from gbn.learning.regressions import Family
     from gbn.net import GaussianBayesNet
 
-__all__ = ["check", "check_steps", "noise_rates", "precisions", "relevant", "roots_kept", "without_priors"]
+__all__ = ["check", "noise_rates", "precisions", "relevant", "roots_kept", "without_priors"]
 
 Array = np.ndarray[Any, Any]
 
@@ -43,38 +42,40 @@ def roots_kept(net: GaussianBayesNet, data: Data, frozen: Frozen) -> Frozen:
     return Frozen(frozen.values | roots, frozen.noises | ({str(net[n].noise) for n in roots} - others))
 
 
-def precisions(options: _Options, families: Sequence[Family], given: float | Mapping[str, float]) -> dict[str, float]:
+def precisions(
+    options: NamedOptions, families: Sequence[Family], given: float | Mapping[str, float]
+) -> dict[str, float]:
     """κ by learned parameter, or input whose prior mean is learned."""
     learned = dict.fromkeys(p for f in families for p in f.learned)
     by_name = given if isinstance(given, Mapping) else dict.fromkeys(learned, given)
     found = dict.fromkeys(learned, 1e-3)
-    found |= {(n if n in learned else options._parameter(n, "weight_precision")): float(k) for n, k in by_name.items()}
+    found |= {(n if n in learned else options.parameter(n, "weight_precision")): float(k) for n, k in by_name.items()}
     if any(not (k > 0 and np.isfinite(k)) for k in found.values()):
         raise LearningError(f"weight_precision: got {given}, expected finite numbers above 0")
     return found
 
 
 def noise_rates(
-    options: _Options, net: GaussianBayesNet, data: Data, families: Sequence[Family], shape: float, given: Any
+    options: NamedOptions, net: GaussianBayesNet, data: Data, families: Sequence[Family], shape: float, given: Any
 ) -> dict[str, float]:
     """The rate of each noise's Gamma prior."""
-    found = _floors(net, data.facts, families, shape)
+    found = floors(net, data.facts, families, shape)
     if given is not None:
         by_name = given if isinstance(given, Mapping) else dict.fromkeys(found, given)
-        found |= {options._noise(n, "noise_rate"): float(rate) for n, rate in by_name.items()}
+        found |= {options.noise(n, "noise_rate"): float(rate) for n, rate in by_name.items()}
     if any(not (rate > 0 and np.isfinite(rate)) for rate in found.values()):
         raise LearningError(f"noise_rate: got {given}, expected finite numbers above 0")
     return found
 
 
 def relevant(
-    options: _Options, net: GaussianBayesNet, given: bool | Sequence[str], centred: Mapping[str, Any]
+    options: NamedOptions, net: GaussianBayesNet, given: bool | Sequence[str], centred: Mapping[str, Any]
 ) -> list[str]:
     """Parameters with relevance precisions."""
     if isinstance(given, bool):
         matrices = [n for n in net.parameters if n in options.learned and len(net[n].shape) > 1]
         return [n for n in matrices if n not in centred] if given else []
-    names = [options._parameter(n, "ard") for n in ([given] if isinstance(given, str) else given)]
+    names = [options.parameter(n, "ard") for n in ([given] if isinstance(given, str) else given)]
     both = [n for n in names if n in centred]
     if both:
         raise LearningError(f"ard: {both[0]!r} has a prior of its own; take it away, or leave {both[0]!r} out of ard")
@@ -95,10 +96,3 @@ def check(max_iter: int, tol: float | None, noise_shape: float, ard_shape: float
     ]
     if wrong:
         raise LearningError("; ".join(wrong))
-
-
-def check_steps(
-    epochs: int, batch_size: int, step_size: float | None, step_decay: float, linearisations: int, samples: int | None
-) -> None:
-    """Raise LearningError where options of batches are wrong."""
-    check_stepwise(epochs, batch_size, step_size, step_decay, linearisations, samples, 0.0, 1.0)
