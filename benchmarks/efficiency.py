@@ -10,10 +10,11 @@ rounds of L-BFGS (noises 0.03 and 0.1).  To the equilibrium (a gradient of 1e-3 
 long as three rounds, and gains nothing.
 
 With ``--grid`` the width of the hidden layers and the number of rows to learn from vary instead, classes in their
-shares, and EM stands beside Adam at its best rate for each cell, after the last of the epochs.
+shares, and EM stands beside Adam at its best rate for each cell, after the last of the epochs.  With ``--net cnn`` a
+small convolutional net takes the place of the dense one, all else alike.
 
 Usage: python benchmarks/efficiency.py [--seeds 5] [--epochs 15] [--batch 64]
-           [--methods em em-exact adam sgd live live-lbfgs]
+           [--methods em em-exact adam sgd live live-lbfgs] [--net mlp|cnn]
        python benchmarks/efficiency.py --grid --epochs 2 [--widths 16 64 256] [--rows 100 300 1000]
 """
 
@@ -41,6 +42,7 @@ import gbn  # noqa: E402
 Array = np.ndarray[Any, Any]
 HIDDEN_NOISE, OUTPUT_NOISE = 0.03, 0.01
 SHOWN = (1, 2, 3, 5, 10, 15)
+NETS = {"mlp": "64-64-64-10 ReLU", "cnn": "conv 8@3x3, max-pool, conv 16@3x3, 64-32-10 ReLU"}
 ADAM = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
@@ -53,6 +55,7 @@ class Task:
     batch: int
     width: int = 64
     learned_from: int | None = None
+    net: str = "mlp"
 
     def rows(self) -> tuple[Array, Array, Array, Array]:
         """Training rows, test rows, and their labels."""
@@ -65,6 +68,11 @@ class Task:
 
     def model(self) -> torch.nn.Module:
         torch.manual_seed(self.seed)
+        if self.net == "cnn":
+            images = [torch.nn.Unflatten(1, (1, 8, 8)), torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.ReLU()]
+            images += [torch.nn.MaxPool2d(2), torch.nn.Conv2d(8, 16, 3), torch.nn.ReLU(), torch.nn.Flatten()]
+            dense = [torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10)]
+            return torch.nn.Sequential(*images, *dense).double()
         w = self.width
         parts = [torch.nn.Linear(64, w), torch.nn.ReLU(), torch.nn.Linear(w, w), torch.nn.ReLU()]
         return torch.nn.Sequential(*parts, torch.nn.Linear(w, 10)).double()
@@ -175,6 +183,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--methods", nargs="+", default=["em", "em-exact", "adam", "sgd", "live", "live-lbfgs"])
+    parser.add_argument("--net", choices=NETS, default="mlp")
     parser.add_argument("--grid", action="store_true")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 300, 1000])
@@ -187,13 +196,13 @@ def main() -> None:
         return
     shown = [epoch for epoch in SHOWN if epoch <= args.epochs]
     index, seeds = np.array(shown) - 1, range(args.first_seed, args.first_seed + args.seeds)
-    print(f"8x8 digits, 64-64-64-10 ReLU, squared error, batches of {args.batch}, {args.seeds} seeds")
+    print(f"8x8 digits, {NETS[args.net]}, squared error, batches of {args.batch}, {args.seeds} seeds")
     print(f"test accuracy after epoch {shown}, CPU seconds an epoch\n")
     best: dict[str, Array] = {}
     for method in args.methods:
         means = []
         for rate, run in runs()[method].items():
-            found = [run(Task(seed, args.epochs, args.batch)) for seed in seeds]
+            found = [run(Task(seed, args.epochs, args.batch, net=args.net)) for seed in seeds]
             means.append(np.mean([accuracy for accuracy, _ in found], axis=0))
             seconds = np.mean([seconds for _, seconds in found]) / args.epochs
             print(line(f"{method} {rate}", means[-1][index], f"{seconds:.2f}s"), flush=True)
