@@ -54,7 +54,7 @@ def score(net: GaussianBayesNet, data: Any, weights: Any = None, freeze: Sequenc
     Raises:
         As :func:`gbn.learning.fit` with method "em".
     """
-    rows, families = Data.read(net, data, weights), read_families(net, Frozen.read(net, freeze))
+    rows, families = Data.read(net, data, weights), read_families(net, Frozen.read(net, freeze), by_positions=False)
     return _score(net, families, statistics(rows, families))
 
 
@@ -64,7 +64,8 @@ def _score(net: GaussianBayesNet, families: Sequence[Family], expected: Statisti
     for family, moments in zip(families, expected(net).moments, strict=True):
         noise = net.noises[family.noise]
         about = moments.about(family.coefficients(values))
-        precision = np.linalg.inv(noise.matrix())
+        positions = family.rows is not None
+        precision = np.eye(family.size) / float(noise.value) if positions else np.linalg.inv(noise.matrix())
         slope = precision @ moments.gradient(about)
         for block in family.blocks():
             flat = family.as_function_of(block, values).design.T @ slope.T.reshape(-1)
@@ -73,6 +74,9 @@ def _score(net: GaussianBayesNet, families: Sequence[Family], expected: Statisti
                 part = part.reshape(net.vertices[name].shape)
                 out.values[name] = out.values[name] + part if name in out.values else part
         curve = 0.5 * (precision @ moments.residual(about) @ precision - moments.weight * precision)
+        if positions:
+            # One variance for all entries at all positions: only the sum over them counts.
+            curve = np.eye(noise.size) * (np.trace(curve) / noise.size)
         out.noises[family.noise] = out.noises[family.noise] + curve if family.noise in out.noises else curve
     return out
 

@@ -1,6 +1,7 @@
 """Regressions whose rows are positions, and tied weights, beside least squares and dense matrices and posteriors."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -299,3 +300,27 @@ def test_batches_with_many_numbers_for_each_unknown_remember_less():
         # 8 rows of 6 positions make 12 numbers each, for 6 unknowns; 2 numbers, for 26 unknowns.
         for k, (ratio, rows) in enumerate(((16, 48), (1, 8))):
             assert after[k] == pytest.approx((1 - min(1, ratio * step)) * before[k] + rows)
+
+
+def test_standard_errors_are_those_of_the_dense_design(monkeypatch):
+    rng = np.random.default_rng(3)
+    net = gbn.GaussianBayesNet()
+    net.add_input("x", (1, 8), mean=0.0, cov=1.0)
+    net.add_parameter("w", rng.normal(size=(2, 1, 3)))
+    net.add_parameter("b", np.zeros(2))
+    net.add("a", "Conv", ["x", "w", "b"], cov=0.3)
+    net.add_linear("y", {"a": rng.normal(size=(3, 12)) / 3}, bias=np.zeros(3), cov=0.2)
+    data = {name: net.sample(50, rng=1)[name] for name in ("x", "y")}
+    data["x"] = np.where(rng.random(data["x"].shape) < 0.2, np.nan, data["x"])
+
+    def errors():
+        result = net.fit(data, freeze=["x"], standard_errors=True)
+        return result.diagnostics["standard_errors"]
+
+    by_rows = errors()
+    dense = partial(read_families, by_positions=False)
+    monkeypatch.setattr("gbn.learning.em.read_families", dense)
+    expected = errors()
+    assert set(by_rows) == set(expected)
+    for name, error in expected.items():
+        np.testing.assert_allclose(by_rows[name], error, rtol=1e-6, err_msg=name)
